@@ -1,0 +1,8 @@
+"""Placeholder."""
+
+from smoothgen.hooks import hookimpl
+
+
+@hookimpl
+def smoothgen_components() -> list:
+    return []

@@ -1,0 +1,78 @@
+"""Configurations that register themselves: the `type` tag names a part, `build` makes it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """`; did you mean "x"?` for the closest known names, or nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=2, cutoff=0.5)
+    return "; did you mean " + " or ".join(f'"{name}"' for name in close) + "?" if close else ""
+
+
+class StrictModel(BaseModel):
+    """Frozen; refuses unknown keys (naming the nearest known one), NaN and infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = list(cls.model_fields)
+        errors = [
+            InitErrorDetails(
+                type=PydanticCustomError(
+                    "unknown_key",
+                    "unknown key{hint} (known: {known})",
+                    {"hint": nearest(key, known), "known": ", ".join(known)},
+                ),
+                loc=(str(key),),
+                input=value,
+            )
+            for key, value in data.items()
+            if key not in known
+        ]
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return data
+
+
+class ComponentConfig(StrictModel):
+    """The configuration of one part, and its registration.
+
+    A subclass of one of the four interface bases (`DensityModelConfig`, `NoiseKernelConfig`,
+    `InverterConfig`, `DataSourceConfig`) declares `type: Literal["tag"] = "tag"`, the keys it reads,
+    and `build`. Returning the class from the hook `smoothgen_components` registers it.
+    """
+
+    interface: ClassVar[str] = ""
+    """Which interface the part fills: "density", "kernel", "inverter" or "data"; set by the interface's base."""
+
+    type: str
+
+    @classmethod
+    def tag(cls) -> str:
+        """The name by which a configuration file asks for this part."""
+        return str(cls.model_fields["type"].default)
+
+    def resolve(self, data: Any) -> Self:
+        """This configuration with every value that depends on the training data replaced by a number.
+
+        data: (n, *event_shape). The default resolves nested components and keeps everything else.
+        """
+        changed = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, ComponentConfig):
+                resolved = value.resolve(data)
+                if resolved is not value:
+                    changed[name] = resolved
+        return self.model_copy(update=changed) if changed else self

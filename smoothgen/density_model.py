@@ -1,0 +1,161 @@
+"""p(x), p(x_tilde) or p(x | context): the interface of every density."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar, Literal, final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from smoothgen.component import ComponentConfig
+from smoothgen.errors import NoClosedFormError, ShapeError
+from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.likelihood import Measure
+from smoothgen.registry import ComponentField
+
+Score = Literal["full", "causal"]
+
+
+class DensityModel(nn.Module, ABC):
+    """A density (or mass function) over events, optionally given a context.
+
+    A plugin writes `_log_prob` and `_sample`; shapes, dtypes and devices are checked once, here.
+    The class attributes say what a caller may rely on.
+    """
+
+    measure: Measure = "density"
+    """"discrete" when `log_prob` is the log of a probability of the event's levels."""
+    exact: bool = True
+    """False when `log_prob` is a lower bound estimated with random draws."""
+    autoregressive: ClassVar[bool] = False
+    """True when `_causal_score` exists: the density is a product of conditionals in some order."""
+
+    def __init__(self, event: EventSpec, context: ContextSpec | None = None) -> None:
+        super().__init__()
+        self.event = event
+        self.context = context
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.event.shape
+
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        """Shape of one row of the context, or None."""
+        return None if self.context is None else self.context.shape
+
+    @final
+    def log_prob(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """x (batch, *event_shape), context (batch, *context_shape) -> (batch,), nats.
+
+        generator: for densities that are not `exact`; exact ones ignore it. Raises ShapeError.
+        """
+        self._check(x, self.event_shape, "x")
+        self._check_context(context, len(x))
+        return self._log_prob(x, context, generator)
+
+    @final
+    def sample(self, num_samples: int, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """(num_samples, *event_shape); row i given context row i. Raises ShapeError."""
+        self._check_context(context, num_samples)
+        with torch.no_grad():
+            return self._sample(num_samples, context, generator)
+
+    @final
+    def score(self, x: Tensor, context: Tensor | None = None, *, kind: Score = "full") -> Tensor:
+        """The gradient of log p with respect to x: (batch, *event_shape), nats per unit of x.
+
+        kind "full" differentiates the whole joint. "causal" keeps, for each coordinate, only the derivative of its
+        own conditional log p(x_i | x_<i), as the paper's released code does (arXiv 2103.15089).
+        Raises NoClosedFormError where log p is a random bound, or not autoregressive.
+        """
+        self._check(x, self.event_shape, "x")
+        self._check_context(context, len(x))
+        self.check_score(kind)
+        if kind == "causal":
+            return self._causal_score(x, context)
+        with torch.enable_grad():
+            variable = x.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self._log_prob(variable, context, None).sum(), variable)
+        return gradient
+
+    @final
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Sets data-dependent starting values (spread of the components, scales) from a batch of training data."""
+        self._check(x, self.event_shape, "x")
+        self._check_context(context, len(x))
+        with torch.no_grad():
+            self._initialize(x, context)
+
+    def check_score(self, kind: Score) -> None:
+        """Raises NoClosedFormError where `score(kind=kind)` does not exist."""
+        if kind == "full" and not self.exact:
+            raise NoClosedFormError(
+                f"{type(self).__name__}: log_prob is a random lower bound, so its gradient is not the score of the "
+                "density; invert with p(x | x_tilde) (inverter type: conditional) instead"
+            )
+        if kind == "causal" and not self.autoregressive:
+            raise NoClosedFormError(
+                f"{type(self).__name__} is not autoregressive, so it has no causal score; use score: full"
+            )
+
+    @abstractmethod
+    def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
+        """(batch,), nats, float32 or wider; inputs are checked."""
+
+    @abstractmethod
+    def _sample(self, num_samples: int, context: Tensor | None, generator: Generator | None) -> Tensor:
+        """(num_samples, *event_shape), drawn with the generator alone; inputs are checked."""
+
+    def _initialize(self, x: Tensor, context: Tensor | None) -> None:
+        """Data-dependent initialisation; the default does nothing."""
+
+    def _causal_score(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """d log p(x_i | x_<i) / d x_i for every i; only autoregressive densities have it."""
+        raise NoClosedFormError(f"{type(self).__name__} declares autoregressive but has no causal score")
+
+    def _check(self, value: Tensor, shape: tuple[int, ...], name: str) -> None:
+        if value.shape[1:] != shape or value.dim() == 0:
+            wanted = ", ".join(map(str, shape))
+            raise ShapeError(
+                f"{type(self).__name__}: {name} must have shape (batch, {wanted}), got {tuple(value.shape)}"
+            )
+        mine = self._placement()
+        if mine is not None and (value.dtype != mine.dtype or value.device != mine.device):
+            raise ShapeError(
+                f"{type(self).__name__}: {name} is {value.dtype} on {value.device}, the model {mine.dtype} on "
+                f"{mine.device}; move one with .to()"
+            )
+
+    def _check_context(self, context: Tensor | None, batch: int) -> None:
+        if self.context_shape is None and context is not None:
+            raise ShapeError(f"{type(self).__name__} was built without a context, but one was given")
+        if self.context_shape is not None:
+            if context is None:
+                raise ShapeError(f"{type(self).__name__} needs a context of shape (batch, *{self.context_shape})")
+            self._check(context, self.context_shape, "context")
+            if len(context) != batch:
+                raise ShapeError(f"{type(self).__name__}: {batch} rows asked for, context has {len(context)}")
+
+    def _placement(self) -> Tensor | None:
+        return next((p for p in self.parameters() if p.is_floating_point()), None)
+
+
+class DensityModelConfig(ComponentConfig):
+    """The configuration of a density: p(x_tilde), p(x | x_tilde) or a plain p(x)."""
+
+    interface: ClassVar[str] = "density"
+
+    def build(self, event: EventSpec, context: ContextSpec | None = None) -> DensityModel:
+        """The density over `event`, given a context if there is one.
+
+        A density without a mass function for discrete events builds a continuous one over the same shape;
+        `build_density` then adds the dequantisation. Raises ConfigError for what cannot be built.
+        """
+        raise TypeError(f"{type(self).__name__} must define build(event, context)")
+
+
+AnyDensityModel = Annotated[DensityModelConfig, ComponentField("density")]
+"""The type of a configuration field that holds any registered density."""

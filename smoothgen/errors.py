@@ -1,0 +1,59 @@
+"""What can go wrong, each with one clear line: what was expected, what came, where, what to do."""
+
+from __future__ import annotations
+
+
+class SmoothgenError(Exception):
+    """Base of every error a user can cause and mend; the command line prints its message and exits with 2."""
+
+
+class ConfigError(SmoothgenError, ValueError):
+    """A key, value or combination of the configuration that cannot be built."""
+
+
+class PluginError(SmoothgenError):
+    """A plugin that is broken, misspelt or clashes with another."""
+
+
+class DataError(SmoothgenError, ValueError):
+    """Data that are missing, unreadable, not finite, or outside their declared range."""
+
+
+class ShapeError(SmoothgenError, ValueError):
+    """A tensor of the wrong shape, dtype or device."""
+
+
+class MeasureError(SmoothgenError, ValueError):
+    """A unit asked of a likelihood whose measure does not have it."""
+
+
+class NoDensityError(SmoothgenError, RuntimeError):
+    """A density asked of a part that only maps points to points."""
+
+
+class NoClosedFormError(SmoothgenError, RuntimeError):
+    """An empirical-Bayes formula that does not exist (or cannot be afforded) for this kernel, density or dimension."""
+
+
+class DeviceError(SmoothgenError, RuntimeError):
+    """A device or precision that this machine does not have."""
+
+
+class CheckpointError(SmoothgenError, RuntimeError):
+    """A saved model or checkpoint that is missing, damaged, or of something else."""
+
+
+class RunDirectoryError(SmoothgenError, RuntimeError):
+    """A run directory that is in use, already full, or cannot be written."""
+
+
+class NonFiniteError(SmoothgenError, ArithmeticError):
+    """A loss or gradient that is not a finite number; names the stage, the step and the module."""
+
+
+class Interrupted(SmoothgenError):
+    """Training stopped by a signal after its state was saved; `signum` is the signal."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum

@@ -1,0 +1,171 @@
+"""What one example is: its shape, its range, its levels, and the units its coordinates are measured in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from pydantic import PositiveInt, model_validator
+from torch import Tensor
+
+from smoothgen.component import StrictModel
+from smoothgen.errors import DataError
+
+
+class EventSpec(StrictModel):
+    """The space that x lives in.
+
+    Discrete events take `levels` equally spaced values from `low` to `high`, both included:
+    x = low + k (high - low) / (levels - 1). Continuous events have `levels = None`; `low` and `high`
+    then bound them if given.
+
+    `shift` and `scale` (one number per coordinate, flattened) are the data's own units:
+    data = shift + scale * x. They are empty where x is already in the data's units; a density per
+    unit of data is the density of x divided by the product of the scales.
+    """
+
+    shape: tuple[PositiveInt, ...]
+    low: float | None = None
+    high: float | None = None
+    levels: PositiveInt | None = None
+    shift: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
+    """What the coordinates are called (the columns of a table), or empty."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.shape:
+            raise ValueError("shape must have at least one axis")
+        if self.levels is not None and (self.low is None or self.high is None or self.levels < 2):
+            raise ValueError("a discrete event needs low, high and at least 2 levels")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        if len(self.shift) != len(self.scale) or (self.scale and len(self.scale) != self.dimensions):
+            raise ValueError(f"shift and scale need {self.dimensions} numbers each, or none")
+        if any(not value > 0 for value in self.scale):
+            raise ValueError("every scale must be positive")
+        if self.levels is not None and self.scale:
+            raise ValueError("discrete events carry no shift and scale")
+        if self.names and len(self.names) != self.dimensions:
+            raise ValueError(f"{len(self.names)} names for {self.dimensions} coordinates")
+        return self
+
+    @property
+    def dimensions(self) -> int:
+        """D, the number of coordinates."""
+        return math.prod(self.shape)
+
+    @property
+    def bin_width(self) -> float:
+        """Distance between neighbouring levels of a discrete event."""
+        if self.levels is None or self.low is None or self.high is None:
+            raise DataError("a continuous event has no bin width")
+        return (self.high - self.low) / (self.levels - 1)
+
+    def smoothed(self) -> EventSpec:
+        """The space of x_tilde: the same shape, continuous and unbounded."""
+        return EventSpec(shape=self.shape)
+
+    def standard(self) -> EventSpec:
+        """The same space in the model's own coordinates: without shift and scale."""
+        return self.model_copy(update={"shift": (), "scale": ()})
+
+    def to_model(self, data: Tensor) -> Tensor:
+        """(batch, *shape) in data units -> the model's coordinates."""
+        if not self.scale:
+            return data
+        return (data - self._vector(self.shift, data)) / self._vector(self.scale, data)
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """(batch, *shape) in the model's coordinates -> data units."""
+        if not self.scale:
+            return x
+        return self._vector(self.shift, x) + self._vector(self.scale, x) * x
+
+    @property
+    def log_scale(self) -> float:
+        """log |d data / d x|, nats: what a log density per unit of x exceeds the one per unit of data by."""
+        return math.fsum(math.log(value) for value in self.scale)
+
+    def _vector(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(self.shape)
+
+    def levels_of(self, x: Tensor) -> Tensor:
+        """The level k = 0 .. levels - 1 nearest to each value, as integers."""
+        width = self.bin_width
+        return ((x - self.low) / width).round().clamp(0, self.levels - 1).long()  # type: ignore[operator]
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The nearest value that the event can take: a level, or within low and high."""
+        if self.levels is not None:
+            return self.levels_of(x).to(x.dtype) * self.bin_width + self.low
+        return x if self.low is None and self.high is None else x.clamp(self.low, self.high)
+
+    def check(self, x: Tensor, name: str = "x") -> Tensor:
+        """x itself, once every value is finite, in range and on a level. Raises DataError with the first culprit."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise DataError(f"{name}: expected shape (n, {_join(self.shape)}), got {tuple(x.shape)}")
+        _refuse(name, x, ~x.isfinite(), "is not finite; remove or fill such rows")
+        if self.low is not None or self.high is not None:
+            slack = 1e-6 * max(abs(self.low or 0.0), abs(self.high or 0.0), 1.0)
+            low = -math.inf if self.low is None else self.low - slack
+            high = math.inf if self.high is None else self.high + slack
+            _refuse(name, x, (x < low) | (x > high), f"is outside [{self.low}, {self.high}]; rescale the data")
+        if self.levels is not None:
+            off = (x - self.quantize(x)).abs() > 1e-3 * self.bin_width
+            _refuse(name, x, off, f"is on none of the {self.levels} levels; quantise the data")
+        return x
+
+
+def _refuse(name: str, x: Tensor, bad: Tensor, why: str) -> None:
+    if bool(bad.any()):
+        where = tuple(bad.nonzero()[0].tolist())
+        raise DataError(f"{name}: {int(bad.sum())} of {x.numel()} values bad: {x[where].item():g} at {where} {why}")
+
+
+def _join(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+@dataclass(frozen=True)
+class ContextSpec:
+    """What a conditional density is given.
+
+    noisy_copy: the event's shape if the context begins with a noisy copy x_tilde of the event itself,
+    else None. noise_std: the standard deviation of that noise, one number per coordinate (flattened);
+    with it a density can place its components relative to x_tilde in units of the noise.
+    features: how many further numbers follow (class labels, covariates).
+
+    A context tensor is (batch, *noisy_copy) without features, otherwise (batch, D + features).
+    """
+
+    noisy_copy: tuple[int, ...] | None = None
+    noise_std: tuple[float, ...] = ()
+    features: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row of the context."""
+        if self.noisy_copy is not None and not self.features:
+            return self.noisy_copy
+        return (math.prod(self.noisy_copy or (0,)) + self.features,)
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers a row of the context holds."""
+        return math.prod(self.shape)
+
+    def join(self, x_tilde: Tensor, features: Tensor | None) -> Tensor:
+        """The context tensor of a noisy copy and further features."""
+        return x_tilde if features is None else torch.cat([x_tilde.flatten(1), features.flatten(1)], dim=1)
+
+    def split(self, context: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The flattened noisy copy and the further features; None for what the context does not have."""
+        flat = context.flatten(1)
+        if self.noisy_copy is None:
+            return None, flat
+        copy = math.prod(self.noisy_copy)
+        return flat[:, :copy], (flat[:, copy:] if self.features else None)

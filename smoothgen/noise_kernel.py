@@ -1,0 +1,185 @@
+"""q(x_tilde | x): additive noise, symmetric and stationary, with standard deviation sigma."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar, Literal, Self, final
+
+import torch
+from pydantic import PositiveFloat
+from torch import Generator, Tensor, nn
+
+from smoothgen.component import ComponentConfig
+from smoothgen.density_model import DensityModel, Score
+from smoothgen.errors import ConfigError, NoClosedFormError, ShapeError
+from smoothgen.event import EventSpec
+from smoothgen.registry import ComponentField
+
+
+class NoiseKernel(nn.Module, ABC):
+    """q(x_tilde | x) = q(x_tilde - x). sigma is the standard deviation of each coordinate's noise, for every kernel.
+
+    A plugin writes `_sample`, `_log_prob`, `sigma` and, where empirical Bayes gives one, `_posterior_mean`.
+    """
+
+    def __init__(self, event: EventSpec) -> None:
+        super().__init__()
+        self.event = event
+
+    @property
+    @abstractmethod
+    def sigma(self) -> Tensor:
+        """Standard deviation of the noise, () or (*event_shape), in units of x."""
+
+    @property
+    def learnable(self) -> bool:
+        """Whether training moves sigma, so that both stages have to be trained jointly."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    @final
+    def sample(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """x (batch, *event) -> x_tilde, same shape, dtype and device; differentiable in sigma and x."""
+        self._check(x, "x")
+        return self._sample(x, generator)
+
+    @final
+    def log_prob(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        """log q(x_tilde | x): (batch,), nats, summed over the event."""
+        self._check(x_tilde, "x_tilde")
+        self._check(x, "x")
+        return self._log_prob(x_tilde, x)
+
+    @final
+    def posterior_mean(
+        self, x_tilde: Tensor, smoothed: DensityModel, *, context: Tensor | None = None, score: Score = "full"
+    ) -> Tensor:
+        """E[x | x_tilde] by empirical Bayes from the density of x_tilde alone: (batch, *event).
+
+        Eq. 2 for Gaussian noise. Raises NoClosedFormError where this kernel has no affordable form.
+        Source: Raphan & Simoncelli 2011; Meng et al., arXiv 2103.15089, Eq. 2.
+        """
+        self._check(x_tilde, "x_tilde")
+        self.check_posterior_mean(smoothed, score)
+        return self._posterior_mean(x_tilde, smoothed, context, score)
+
+    def check_posterior_mean(self, smoothed: DensityModel, score: Score = "full") -> None:
+        """Raises NoClosedFormError, with the reason, where `posterior_mean` does not exist."""
+        raise NoClosedFormError(
+            f"{type(self).__name__} has no empirical-Bayes formula; invert with p(x | x_tilde) "
+            "(inverter type: conditional), or use a gaussian kernel"
+        )
+
+    @abstractmethod
+    def _sample(self, x: Tensor, generator: Generator | None) -> Tensor:
+        """x plus noise drawn with the generator."""
+
+    @abstractmethod
+    def _log_prob(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        """(batch,), nats."""
+
+    def _posterior_mean(self, x_tilde: Tensor, smoothed: DensityModel, context: Tensor | None, score: Score) -> Tensor:
+        """E[x | x_tilde]; called only where `check_posterior_mean` passes."""
+        raise NoClosedFormError(f"{type(self).__name__} has no empirical-Bayes formula")
+
+    def _check(self, value: Tensor, name: str) -> None:
+        if value.shape[1:] != self.event.shape:
+            wanted = ", ".join(map(str, self.event.shape))
+            raise ShapeError(
+                f"{type(self).__name__}: {name} must have shape (batch, {wanted}), got {tuple(value.shape)}"
+            )
+
+
+class ProductKernel(NoiseKernel):
+    """Independent noise in every coordinate: sigma times noise of unit standard deviation.
+
+    A kernel of this family writes `_standard_noise` and `_standard_log_prob`. sigma is held as its logarithm:
+    a buffer, or a parameter when `learnable`.
+    """
+
+    log_sigma: Tensor
+
+    def __init__(self, event: EventSpec, sigma: float | tuple[float, ...], *, learnable: bool = False) -> None:
+        super().__init__(event)
+        values = torch.tensor(sigma, dtype=torch.float64)
+        if values.dim() == 1:
+            if len(values) != event.dimensions:
+                raise ConfigError(f"kernel.sigma: {len(values)} numbers for {event.dimensions} coordinates")
+            values = values.reshape(event.shape)
+        log_sigma = values.log().to(torch.get_default_dtype())
+        if learnable:
+            self.log_sigma = nn.Parameter(log_sigma)
+        else:
+            self.register_buffer("log_sigma", log_sigma)
+
+    @property
+    def sigma(self) -> Tensor:
+        return self.log_sigma.exp()
+
+    def _sample(self, x: Tensor, generator: Generator | None) -> Tensor:
+        return x + self.sigma * self._standard_noise(x, generator)
+
+    def _log_prob(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        log_density = self._standard_log_prob((x_tilde - x) / self.sigma) - self.log_sigma
+        return log_density.flatten(1).sum(1)
+
+    @abstractmethod
+    def _standard_noise(self, like: Tensor, generator: Generator | None) -> Tensor:
+        """Noise of mean 0 and standard deviation 1, of the shape, dtype and device of `like`."""
+
+    @abstractmethod
+    def _standard_log_prob(self, noise: Tensor) -> Tensor:
+        """Elementwise log density of that noise, nats."""
+
+
+class NoiseKernelConfig(ComponentConfig):
+    """The configuration of a noise kernel."""
+
+    interface: ClassVar[str] = "kernel"
+
+    def build(self, event: EventSpec) -> NoiseKernel:
+        """The kernel over this event. Raises ConfigError for what cannot be built."""
+        raise TypeError(f"{type(self).__name__} must define build(event)")
+
+
+class ScaledKernelConfig(NoiseKernelConfig):
+    """A kernel with a scale: the keys that every member of `ProductKernel` shares.
+
+    sigma: standard deviation of the noise in the model's coordinates: a number, one number per coordinate, or
+    "median": half the median distance between two training examples, divided by sqrt(D) (appendix C.1).
+    learnable: start there and train sigma with the bound, both stages jointly.
+    """
+
+    sigma: PositiveFloat | tuple[PositiveFloat, ...] | Literal["median"]
+    learnable: bool = False
+
+    def resolve(self, data: Tensor) -> Self:
+        if self.sigma != "median":
+            return self
+        return self.model_copy(update={"sigma": median_sigma(data)})
+
+    def number(self) -> float | tuple[float, ...]:
+        """sigma once it is resolved. Raises ConfigError where it still waits for data."""
+        if isinstance(self.sigma, str):
+            raise ConfigError(f'kernel.sigma: "{self.sigma}" needs training data; build from a whole configuration')
+        return self.sigma
+
+
+def median_sigma(data: Tensor, most: int = 2000) -> float:
+    """The paper's rule: median pairwise Euclidean distance / (2 sqrt(D)), over at most `most` examples.
+
+    data: (n, *event_shape). The examples are spread evenly over the data, so that the value is reproducible.
+    Source: arXiv 2103.15089, appendix C.1.
+    """
+    if len(data) < 2:
+        raise ConfigError('kernel.sigma: "median" needs at least two training examples')
+    rows = torch.linspace(0, len(data) - 1, min(most, len(data)), device=data.device).long()
+    flat = data[rows].flatten(1).double()
+    sigma = torch.pdist(flat).median().item() / (2.0 * math.sqrt(flat.shape[1]))
+    if not sigma > 0:
+        raise ConfigError('kernel.sigma: "median" is 0, since most training examples are equal; give a number')
+    return sigma
+
+
+AnyNoiseKernel = Annotated[NoiseKernelConfig, ComponentField("kernel")]
+"""The type of a configuration field that holds any registered noise kernel."""
