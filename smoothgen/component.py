@@ -76,3 +76,16 @@ class ComponentConfig(StrictModel):
                 if resolved is not value:
                     changed[name] = resolved
         return self.model_copy(update=changed) if changed else self
+
+
+def describe(error: ValidationError, limit: int = 5) -> str:
+    """A validation error as one line: the path of each key, what is wrong, and the value that came."""
+    problems = []
+    for item in error.errors()[:limit]:
+        where = ".".join(str(part) for part in item["loc"]) or "configuration"
+        value = item.get("input")
+        plain = isinstance(value, (dict, BaseModel)) or item["type"] in ("unknown_key", "component", "missing")
+        shown = "" if plain else f", got {value!r:.80}"
+        problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{shown}")
+    more = len(error.errors()) - limit
+    return "; ".join(problems) + (f"; and {more} more" if more > 0 else "")

@@ -91,6 +91,8 @@ class DensityModel(nn.Module, ABC):
 
     def check_score(self, kind: Score) -> None:
         """Raises NoClosedFormError where `score(kind=kind)` does not exist."""
+        if self.measure == "discrete":
+            raise NoClosedFormError(f"{type(self).__name__} gives probabilities of levels, which have no gradient")
         if kind == "full" and not self.exact:
             raise NoClosedFormError(
                 f"{type(self).__name__}: log_prob is a random lower bound, so its gradient is not the score of the "

@@ -100,7 +100,7 @@ class EventSpec(StrictModel):
 
     def quantize(self, x: Tensor) -> Tensor:
         """The nearest value that the event can take: a level, or within low and high."""
-        if self.levels is not None:
+        if self.levels is not None and self.low is not None:
             return self.levels_of(x).to(x.dtype) * self.bin_width + self.low
         return x if self.low is None and self.high is None else x.clamp(self.low, self.high)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, Literal, Self, final
+from typing import Annotated, Any, ClassVar, Literal, Self, final
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
 from torch import Generator, Tensor, nn
 
 from smoothgen.component import ComponentConfig
@@ -30,7 +31,7 @@ class NoiseKernel(nn.Module, ABC):
     @property
     @abstractmethod
     def sigma(self) -> Tensor:
-        """Standard deviation of the noise, () or (*event_shape), in units of x."""
+        """Standard deviation of the noise, of a shape that broadcasts to (*event_shape), in units of x."""
 
     @property
     def learnable(self) -> bool:
@@ -106,6 +107,8 @@ class ProductKernel(NoiseKernel):
             if len(values) != event.dimensions:
                 raise ConfigError(f"kernel.sigma: {len(values)} numbers for {event.dimensions} coordinates")
             values = values.reshape(event.shape)
+        else:
+            values = values.reshape([1] * len(event.shape))  # FSDP shards the first axis, so there is one
         log_sigma = values.log().to(torch.get_default_dtype())
         if learnable:
             self.log_sigma = nn.Parameter(log_sigma)
@@ -142,6 +145,19 @@ class NoiseKernelConfig(ComponentConfig):
         raise TypeError(f"{type(self).__name__} must define build(event)")
 
 
+def _one_message(value: Any, handler: Any) -> Any:
+    try:
+        return handler(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "sigma", 'must be a number above 0, one such number per coordinate, or "median"'
+        ) from None
+
+
+Sigma = Annotated[PositiveFloat | tuple[PositiveFloat, ...] | Literal["median"], WrapValidator(_one_message)]
+"""The standard deviation of the noise in a configuration."""
+
+
 class ScaledKernelConfig(NoiseKernelConfig):
     """A kernel with a scale: the keys that every member of `ProductKernel` shares.
 
@@ -150,7 +166,7 @@ class ScaledKernelConfig(NoiseKernelConfig):
     learnable: start there and train sigma with the bound, both stages jointly.
     """
 
-    sigma: PositiveFloat | tuple[PositiveFloat, ...] | Literal["median"]
+    sigma: Sigma
     learnable: bool = False
 
     def resolve(self, data: Tensor) -> Self:

@@ -119,8 +119,8 @@ class Registry:
             if name in {known.name for known in self.plugins} | {known.name for known in self.broken}:
                 continue  # the same distribution listed twice on sys.path
             try:
-                version = entry_point.dist.version if entry_point.dist else ""
-                self.add(entry_point.load(), name, str(version))
+                version = str(entry_point.dist.version) if entry_point.dist else ""
+                self.add(entry_point.load(), name, version)
             except Exception as error:  # a stranger's code: whatever it raises is theirs, and the rest must work
                 message = f"{type(error).__name__}: {error}"
                 self.broken.append(BrokenPlugin(name, entry_point.value, message, traceback.format_exc()))

@@ -1,8 +1,249 @@
-"""Placeholder."""
+"""Kernel, smoothed density and inverter as one density: samples, bounds with units, denoised data."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self, overload
+
+import torch
+from torch import Generator, Tensor
+
+from smoothgen.checkpoint import load_model, save_model
+from smoothgen.component import ComponentConfig
+from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
+from smoothgen.dequantization import build_density
+from smoothgen.errors import CheckpointError, ConfigError, NoDensityError
+from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.hooks import hookimpl
+from smoothgen.inverter import AnyInverter, Inverter
+from smoothgen.likelihood import Likelihood
+from smoothgen.noise_kernel import AnyNoiseKernel, NoiseKernel
+from smoothgen.objectives import bound_terms, importance_weighted
+
+Denoiser = Literal["inverter", "single-step"]
+ROWS_AT_ONCE = 4096
+"""How many (example, draw) pairs a likelihood evaluates in one pass unless told otherwise."""
+
+
+class SmoothedModel(DensityModel):
+    """p(x) through p(x_tilde) and p(x | x_tilde) (or E[x | x_tilde]); its `log_prob` is a one-draw lower bound.
+
+    Everything public here is in the data's own units; the kernel, the density and the inverter work in the model's
+    coordinates, `event.to_model(data)`, which are the same unless the event carries a shift and a scale.
+    """
+
+    exact = False
+
+    def __init__(
+        self,
+        kernel: NoiseKernel,
+        density: DensityModel,
+        inverter: Inverter,
+        event: EventSpec,
+        context: ContextSpec | None = None,
+        config: SmoothedConfig | None = None,
+    ) -> None:
+        super().__init__(event, context)
+        self.kernel = kernel
+        self.density = density
+        self.inverter = inverter
+        self.config = config
+        self.measure = inverter.measure
+        inverter.check(density, kernel)
+
+    def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
+        terms = bound_terms(self.kernel, self.density, self.inverter, self.event.to_model(x), context, generator)
+        return terms.total - self.event.log_scale
+
+    @overload  # type: ignore[misc]
+    def sample(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        generator: Generator | None = None,
+        return_smoothed: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def sample(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        generator: Generator | None = None,
+        return_smoothed: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def sample(
+        self,
+        num_samples: int,
+        context: Tensor | None = None,
+        *,
+        generator: Generator | None = None,
+        return_smoothed: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """(num_samples, *event_shape): x_tilde ~ p(x_tilde), then inverted; values the event can take.
+
+        return_smoothed: also x_tilde, as a pair (x, x_tilde). The one widening of `DensityModel.sample`.
+        """
+        self._check_context(context, num_samples)
+        with torch.no_grad():
+            x_tilde = self.density.sample(num_samples, context, generator=generator)
+            x = self.inverter.invert(x_tilde, self.density, self.kernel, context=context, generator=generator)
+        x = self.event.to_data(self.event.standard().quantize(x))
+        return (x, self.event.to_data(x_tilde)) if return_smoothed else x
+
+    def _sample(self, num_samples: int, context: Tensor | None, generator: Generator | None) -> Tensor:
+        return self.sample(num_samples, context, generator=generator)
+
+    @torch.no_grad()
+    def likelihood(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        importance_samples: int = 1,
+        generator: Generator | None = None,
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> Likelihood:
+        """log p(x) of a set of examples, with its terms, units and standard error.
+
+        x (n, *event_shape), data units. importance_samples: K draws of x_tilde for each example; K = 1 is the bound
+        of Eq. 3, K > 1 the importance-weighted bound. Raises NoDensityError where the inverter has no density.
+        """
+        if not self.inverter.has_density:
+            raise NoDensityError(
+                "the inverter has no density, so the bound on log p(x) is undefined; use inverter type: conditional"
+            )
+        if importance_samples < 1:
+            raise ConfigError(f"importance_samples must be at least 1, got {importance_samples}")
+        self._check(x, self.event_shape, "x")
+        self._check_context(context, len(x))
+        examples = max(1, rows_at_once // importance_samples)
+        return Likelihood.join(
+            [
+                self._likelihood(
+                    x[start : start + examples],
+                    None if context is None else context[start : start + examples],
+                    importance_samples,
+                    rows_at_once,
+                    generator,
+                )
+                for start in range(0, len(x), examples)
+            ]
+        )
+
+    def _likelihood(
+        self, x: Tensor, context: Tensor | None, draws: int, rows_at_once: int, generator: Generator | None
+    ) -> Likelihood:
+        """One batch; the draws of an example are split over passes of at most `rows_at_once` rows."""
+        at_once = max(1, min(draws, rows_at_once // len(x)))
+        parts = []
+        for start in range(0, draws, at_once):
+            count = min(at_once, draws - start)
+            rows = self.event.to_model(x).repeat(count, *[1] * (x.dim() - 1))
+            contexts = None if context is None else context.repeat(count, *[1] * (context.dim() - 1))
+            terms = bound_terms(self.kernel, self.density, self.inverter, rows, contexts, generator)
+            parts.append(torch.stack(list(terms)).double().cpu().reshape(3, count, len(x)))
+        stacked = torch.cat(parts, dim=1)
+        log_mean, effective = importance_weighted(stacked.sum(0))
+        means = stacked.mean(1)
+        terms_by_name = {
+            "log p(x̃)": means[0],
+            "−log q(x̃|x)": means[1],
+            "log p(x|x̃)": means[2],
+        }
+        if draws > 1:
+            terms_by_name["importance weighting"] = log_mean - means.sum(0)
+        if self.event.scale:
+            terms_by_name["units of the data"] = torch.full_like(log_mean, -self.event.log_scale)
+        return Likelihood(
+            per_example=log_mean - self.event.log_scale,
+            dimensions=self.event.dimensions,
+            measure=self.measure,
+            kind="lower bound",
+            terms=terms_by_name,
+            draws=draws,
+            effective_sample_size=effective if draws > 1 else None,
+        )
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        x_tilde: Tensor,
+        context: Tensor | None = None,
+        *,
+        method: Denoiser = "inverter",
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """x_tilde (batch, *event_shape), data plus the kernel's noise, data units -> x, same shape.
+
+        method "inverter" is what the model was built with: a draw from p(x | x_tilde), or the posterior mean.
+        "single-step" is always the posterior mean E[x | x_tilde] by empirical Bayes (Eq. 2).
+        Raises NoClosedFormError where the kernel has no such formula.
+        """
+        self._check(x_tilde, self.event_shape, "x_tilde")
+        self._check_context(context, len(x_tilde))
+        y = self.event.to_model(x_tilde)
+        if method == "single-step":
+            return self.event.to_data(self.kernel.posterior_mean(y, self.density, context=context))
+        if method != "inverter":
+            raise ConfigError(f'denoise: unknown method "{method}"; choose "inverter" or "single-step"')
+        return self.event.to_data(
+            self.inverter.invert(y, self.density, self.kernel, context=context, generator=generator)
+        )
+
+    def smooth(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """x (batch, *event_shape) plus the kernel's noise, in data units: what `denoise` undoes."""
+        self._check(x, self.event_shape, "x")
+        return self.event.to_data(self.kernel.sample(self.event.to_model(x), generator=generator))
+
+    def _initialize(self, x: Tensor, context: Tensor | None) -> None:
+        y = self.event.to_model(x)
+        x_tilde = self.kernel.sample(y)
+        self.density.initialize(x_tilde, context)
+        self.inverter.initialize(y, x_tilde, context)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes config.json and model.safetensors. Raises CheckpointError for a model assembled by hand."""
+        save_model(self, self.config, Path(directory))
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> Self:
+        """The model that `save_pretrained` (or a training run) wrote, on the CPU, in evaluation mode.
+
+        Raises CheckpointError where files are missing, damaged, or of another kind of model.
+        """
+        model = load_model(Path(directory))
+        if not isinstance(model, cls):
+            raise CheckpointError(f"{directory} holds a {type(model).__name__}, not a SmoothedModel")
+        return model
+
+
+class SmoothedConfig(DensityModelConfig):
+    """A smoothed model: a noise kernel, a density of x_tilde, an inverter.
+
+    Itself a density, so that p(x_tilde) can be a smoothed model in turn: several noise levels by composition.
+    """
+
+    type: Literal["smoothed"] = "smoothed"
+    kernel: AnyNoiseKernel
+    density: AnyDensityModel
+    inverter: AnyInverter
+
+    def build(self, event: EventSpec, context: ContextSpec | None = None) -> SmoothedModel:
+        standard = event.standard()
+        kernel = self.kernel.build(standard)
+        density = build_density(self.density, standard.smoothed(), context)
+        inverter = self.inverter.build(standard, kernel, context.dimensions if context else 0)
+        if event.levels is not None and inverter.has_density and inverter.measure != "discrete":
+            raise ConfigError(
+                f'inverter "{self.inverter.type}" gives a density, but the data have {event.levels} levels'
+            )
+        return SmoothedModel(kernel, density, inverter, event, context, self)
 
 
 @hookimpl
-def smoothgen_components() -> list:
-    return []
+def smoothgen_components() -> list[type[ComponentConfig]]:
+    return [SmoothedConfig]

@@ -1,0 +1,181 @@
+"""MADE with mixtures of logistics: any number of coordinates, any order, any context, discrete or continuous."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Generator, Tensor
+
+from smoothgen import logistic_mixture
+from smoothgen.density_model import DensityModel, DensityModelConfig
+from smoothgen.errors import ConfigError
+from smoothgen.event import ContextSpec, EventSpec
+from smoothgen_made.conditioner import Conditioner, Features, spread
+
+LOG_SCALE_BOUND = 7.0
+"""Log scales stay within this of the log of their unit, softly, on both sides."""
+OUTPUT_GAIN = 0.1
+"""How much smaller the last layer starts, so that the starting spread of the components is that of the data."""
+
+
+class Mixture(NamedTuple):
+    """Parameters of mixtures of logistics, components last."""
+
+    logits: Tensor
+    loc: Tensor
+    log_scale: Tensor
+
+
+class MADE(DensityModel):
+    """p(x) = prod_i p(x_i | x_<i, context), every conditional a mixture of logistics.
+
+    Components are placed relative to an anchor in units of a spread: x_tilde and the noise's standard deviation
+    where the context is a noisy copy of x, otherwise the mean and standard deviation of the training data.
+    The event is flattened in raster order. Source: Germain et al. 2015 (arXiv 1502.03509); the anchoring is ours.
+    """
+
+    autoregressive = True
+    unit: Tensor
+
+    def __init__(
+        self,
+        event: EventSpec,
+        context: ContextSpec | None,
+        *,
+        hidden: tuple[int, ...],
+        components: int,
+        activation: str,
+        fourier: int,
+        fourier_period: float | None,
+        order: list[int],
+        discretized: bool,
+    ) -> None:
+        super().__init__(event, context)
+        self.measure = "discrete" if discretized else "density"
+        self.components = components
+        self.order = order
+        rank = torch.empty(len(order), dtype=torch.long)
+        rank[torch.tensor(order)] = torch.arange(len(order))
+        self.features = Features(event.dimensions, context, fourier, fourier_period)
+        self.conditioner = Conditioner(
+            self.features.degrees(rank), rank, hidden, 3 * components, activation, context is not None
+        )
+        self.register_buffer("unit", torch.ones(event.dimensions))
+        if self.features.anchored:
+            self.unit.copy_(self.features.noise_std)
+        with torch.no_grad():
+            self.conditioner.last.weight.mul_(OUTPUT_GAIN)
+            self._set_spread(torch.linspace(-1.5, 1.5, 2 * components + 1)[1::2].expand(event.dimensions, -1))
+
+    def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
+        flat = x.flatten(1)
+        mixture = self._mixture(self.conditioner(self.features(flat, context)), flat, context)
+        return self._log_conditionals(flat, mixture).sum(1)
+
+    def _log_conditionals(self, flat: Tensor, mixture: Mixture) -> Tensor:
+        """log p(x_i | x_<i) for every coordinate: (batch, D), nats."""
+        if self.measure == "discrete":
+            return logistic_mixture.log_mass(flat, *mixture, self.event)
+        return logistic_mixture.log_density(flat, *mixture)
+
+    def _mixture(self, parameters: Tensor, flat: Tensor, context: Tensor | None, index: int | None = None) -> Mixture:
+        """Raw parameters (..., 3K) of all coordinates, or of one, as mixtures in the dtype of x."""
+        logits, loc, log_scale = parameters.to(flat.dtype).chunk(3, dim=-1)
+        anchor, unit = self._anchor(context).expand_as(flat), self.unit
+        if index is not None:
+            anchor, unit = anchor[:, index], unit[index]
+        bounded = LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND)
+        return Mixture(logits, anchor.unsqueeze(-1) + unit.unsqueeze(-1) * loc, bounded + unit.log().unsqueeze(-1))
+
+    def _anchor(self, context: Tensor | None) -> Tensor:
+        if self.features.anchored and context is not None and self.context is not None:
+            noisy_copy, _ = self.context.split(context)
+            if noisy_copy is not None:
+                return noisy_copy
+        return self.features.loc
+
+    def _sample(self, num_samples: int, context: Tensor | None, generator: Generator | None) -> Tensor:
+        """One uniform per coordinate, drawn at once; coordinate by coordinate through the inverse CDF."""
+        logit_u = logistic_mixture.logit_uniform((num_samples, self.event.dimensions), self.unit, generator)
+        flat = torch.zeros_like(logit_u)
+        for index in self.order:
+            parameters = self.conditioner.of_coordinate(self.features(flat, context), index)
+            value = logistic_mixture.inverse_cdf(logit_u[:, index], *self._mixture(parameters, flat, context, index))
+            flat[:, index] = self.event.quantize(value) if self.measure == "discrete" else value
+        return flat.reshape(num_samples, *self.event_shape)
+
+    def _causal_score(self, x: Tensor, context: Tensor | None) -> Tensor:
+        flat = x.flatten(1)
+        with torch.no_grad():
+            mixture = self._mixture(self.conditioner(self.features(flat, context)), flat, context)
+        with torch.enable_grad():
+            variable = flat.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self._log_conditionals(variable, mixture).sum(), variable)
+        return gradient.reshape(x.shape)
+
+    def _initialize(self, x: Tensor, context: Tensor | None) -> None:
+        """Standardises the features and spreads every mixture over the quantiles of what it has to model."""
+        flat = x.flatten(1)
+        self.features.initialize(flat, context)
+        if not self.features.anchored:
+            self.unit.copy_(spread(flat))
+        standardised = (flat - self._anchor(context)) / self.unit
+        levels = (torch.arange(self.components, dtype=flat.dtype, device=flat.device) + 0.5) / self.components
+        self._set_spread(torch.quantile(standardised[:4096].double(), levels.double(), dim=0).T.to(flat.dtype))
+
+    def _set_spread(self, loc: Tensor) -> None:
+        """Starts the components of every coordinate at `loc` (D, K), each about as wide as the gaps between them."""
+        gap = (loc[:, -1:] - loc[:, :1]) / max(self.components - 1, 1) if self.components > 1 else torch.ones_like(loc)
+        log_scale = (0.5 * gap).clamp(min=0.05).log().expand_as(loc)
+        bias = torch.stack([torch.zeros_like(loc), loc, log_scale], dim=1)
+        self.conditioner.last.bias.copy_(bias.flatten().to(self.conditioner.last.bias))
+
+
+class MADEConfig(DensityModelConfig):
+    """A masked autoregressive network over mixtures of logistics.
+
+    hidden: widths of the hidden layers; equal neighbours are joined by residual connections.
+    components: logistics per conditional. activation: silu, relu or tanh.
+    fourier: octaves of sines and cosines of every coordinate among the inputs; fourier_period: the longest period,
+    by default a quarter more than the range of the training data.
+    order: "natural" (raster), "random" (drawn with order_seed), or the coordinates in the order they are sampled.
+    head: "discretized" gives probabilities of levels, "continuous" a density, "auto" follows the event.
+    """
+
+    type: Literal["made"] = "made"
+    hidden: tuple[PositiveInt, ...] = (128, 128)
+    components: PositiveInt = 3
+    activation: Literal["silu", "relu", "tanh"] = "silu"
+    fourier: NonNegativeInt = 0
+    fourier_period: PositiveFloat | None = None
+    order: Literal["natural", "random"] | tuple[NonNegativeInt, ...] = "natural"
+    order_seed: NonNegativeInt = 0
+    head: Literal["auto", "continuous", "discretized"] = "auto"
+
+    def build(self, event: EventSpec, context: ContextSpec | None = None) -> DensityModel:
+        if not self.hidden:
+            raise ConfigError("made: hidden needs at least one layer")
+        if self.head == "discretized" and event.levels is None:
+            raise ConfigError('made: head "discretized" needs discrete data; this event is continuous')
+        return MADE(
+            event,
+            context,
+            hidden=self.hidden,
+            components=self.components,
+            activation=self.activation,
+            fourier=self.fourier,
+            fourier_period=self.fourier_period,
+            order=self._order(event.dimensions),
+            discretized=event.levels is not None and self.head != "continuous",
+        )
+
+    def _order(self, dimensions: int) -> list[int]:
+        if self.order == "natural":
+            return list(range(dimensions))
+        if self.order == "random":
+            return torch.randperm(dimensions, generator=torch.Generator().manual_seed(self.order_seed)).tolist()
+        if sorted(self.order) != list(range(dimensions)):
+            raise ConfigError(f"made: order must hold each of 0 .. {dimensions - 1} once, got {self.order}")
+        return [int(index) for index in self.order]

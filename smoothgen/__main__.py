@@ -1,0 +1,5 @@
+"""`python -m smoothgen`: the command line."""
+
+from smoothgen.cli import main
+
+main()

@@ -1,0 +1,168 @@
+"""Files that a kill cannot half-write: safetensors and JSON only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from smoothgen import __version__
+from smoothgen.component import StrictModel, describe
+from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
+from smoothgen.dequantization import build_density
+from smoothgen.errors import CheckpointError, RunDirectoryError
+from smoothgen.event import ContextSpec, EventSpec
+
+FORMAT = 1
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+class ModelDescription(StrictModel):
+    """config.json: everything but the weights. Unknown formats are refused."""
+
+    format: int
+    smoothgen: str
+    event: EventSpec
+    noisy_copy: tuple[int, ...] | None = None
+    noise_std: tuple[float, ...] = ()
+    features: int = 0
+    model: AnyDensityModel
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that is either whole or not there: to a neighbour, flushed to disk, then renamed."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunDirectoryError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
+        ) from error
+
+
+def _cannot_write(path: Path, error: Exception) -> RunDirectoryError:
+    reason = getattr(error, "strerror", None) or error
+    return RunDirectoryError(f"cannot write {path}: {reason}; free some space or choose another place")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic JSON, indented, in UTF-8."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Atomic safetensors; the metadata travel as one JSON string."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    owned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    try:
+        save_file(owned, temporary, metadata={"smoothgen": json.dumps(dict(metadata))})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata of a file of the given kind.
+
+    Raises CheckpointError where the file is missing, cut short, foreign, of another kind or of another format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give the directory of a finished or interrupted run")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("smoothgen", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); restore it from a copy, or train again") from error
+    if not isinstance(metadata, dict) or metadata.get("kind") != kind:
+        raise CheckpointError(f"{path} was not written by smoothgen as a {kind}; it belongs to something else")
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {metadata.get('format')}, this smoothgen reads format {FORMAT}; "
+            "install the version that wrote it"
+        )
+    return tensors, metadata
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copies tensors into a module, strictly. Raises CheckpointError naming the first that does not fit."""
+    own = module.state_dict()
+    for problem, names in (
+        ("is missing", own.keys() - tensors.keys()),
+        ("is not part of this model", tensors.keys() - own.keys()),
+    ):
+        if names:
+            raise CheckpointError(
+                f"{source}: {sorted(names)[0]} {problem} ({len(names)} such); it holds the weights of another model"
+            )
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{source}: {name} has shape {tuple(tensors[name].shape)}, this model {tuple(value.shape)}; "
+                "it holds the weights of another model"
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def save_model(model: DensityModel, config: DensityModelConfig | None, directory: Path) -> None:
+    """Writes config.json and model.safetensors of a density built from `config`."""
+    if config is None:
+        raise CheckpointError(
+            "this model was assembled from modules and has no configuration to save; make it with smoothgen.build, "
+            "or save its state_dict yourself"
+        )
+    context = model.context or ContextSpec()
+    description = ModelDescription(
+        format=FORMAT,
+        smoothgen=__version__,
+        event=model.event,
+        noisy_copy=context.noisy_copy,
+        noise_std=context.noise_std,
+        features=context.features,
+        model=config,
+    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot make {directory}: {error.strerror}") from error
+    write_tensors(directory / WEIGHTS_FILE, model.state_dict(), {"kind": "model", "format": FORMAT})
+    write_json(directory / CONFIG_FILE, description.model_dump(mode="json"))
+
+
+def load_model(directory: Path) -> DensityModel:
+    """The density that `save_model` wrote, on the CPU, in evaluation mode."""
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        hint = (
+            "training has not finished"
+            if (directory / "checkpoint.safetensors").exists()
+            else "no model is saved there"
+        )
+        raise CheckpointError(f"{path} does not exist: {hint}; give the directory of a finished run")
+    try:
+        description = ModelDescription.model_validate(json.loads(path.read_text()))
+    except (ValidationError, ValueError, OSError) as error:
+        message = describe(error) if isinstance(error, ValidationError) else str(error)
+        raise CheckpointError(f"{path} is not a model description: {message}") from error
+    if description.format != FORMAT:
+        raise CheckpointError(f"{path} has format {description.format}, this smoothgen reads format {FORMAT}")
+    context = ContextSpec(description.noisy_copy, description.noise_std, description.features)
+    model = build_density(description.model, description.event, context if context.dimensions else None)
+    tensors, _ = read_tensors(directory / WEIGHTS_FILE, "model")
+    load_weights(model, tensors, directory / WEIGHTS_FILE)
+    return model.eval()

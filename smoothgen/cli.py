@@ -1,0 +1,272 @@
+"""The command line. torch is imported inside the commands, so that help comes at once."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Generative models of data whose density is too sharp to model: smooth, model, invert.",
+)
+
+RunArgument = Annotated[Path, typer.Argument(help="Directory of a finished run.", metavar="RUN")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
+OutOption = Annotated[Path | None, typer.Option(help="File to write: .npy, .npz, .csv, .safetensors or .png.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.", metavar="CONFIG|RECIPE")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="trainer.max_steps=1000 and the like.", metavar="[KEY=VALUE]...")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where everything is kept; by default runs/NAME, numbered if taken.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Continue the run in --run-dir from its last checkpoint.")] = False,
+) -> None:
+    """Train a model: both stages, evaluation and pictures."""
+    from smoothgen.config import load_config
+    from smoothgen.errors import ConfigError
+    from smoothgen.experiment import fit
+
+    loaded = load_config(config, overrides or [])
+    if resume and run_dir is None:
+        raise ConfigError("--resume needs --run-dir, the directory of the run to continue")
+    directory = run_dir or free_directory(Path("runs") / loaded.name)
+    typer.echo(f"run directory: {directory}", err=True)
+    result = fit(loaded, directory, resume=resume, progress=True)
+    show(result.metrics)
+    typer.echo(f"everything is in {directory}; look at {directory / 'samples.png'}")
+
+
+@app.command()
+def sample(
+    run: RunArgument,
+    num: Annotated[int, typer.Option("--num", "-n", help="How many samples.", min=1)] = 64,
+    out: OutOption = None,
+    smoothed: Annotated[bool, typer.Option(help="Also write x_tilde (needs .npz or .safetensors).")] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw samples from a trained model."""
+    from smoothgen.arrays import write_array
+    from smoothgen.experiment import load
+
+    policy = _policy(device)
+    model = load(run).to(policy.device)
+    context = _test_context(run, num, policy) if model.context is not None else None
+    generator = policy.generator(seed, "sample")
+    x, x_tilde = model.sample(num, context, generator=generator, return_smoothed=True)
+    target = out or Path("samples.npz")
+    arrays = {"samples": x, "smoothed": x_tilde} if smoothed else {"samples": x}
+    write_array(target, arrays, model.event)
+    typer.echo(f"{num} samples of shape {model.event.shape} in {target}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    importance_samples: Annotated[list[int] | None, typer.Option("-k", help="Draws K of a bound; repeatable.")] = None,
+    max_examples: Annotated[int | None, typer.Option(help="Test examples for the bound.", min=2)] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a trained model on its test split: bounds with units, terms and standard errors."""
+    from smoothgen.errors import NoDensityError
+    from smoothgen.evaluation.likelihoods import evaluate as measure
+    from smoothgen.experiment import load, load_baseline
+    from smoothgen.progress import Progress
+    from smoothgen.run_directory import RunDirectory
+
+    policy = _policy(device)
+    config = RunDirectory(run).stored_config()
+    model = load(run).to(policy.device)
+    if not model.inverter.has_density:
+        raise NoDensityError(
+            f'{run}: inverter "{config.inverter.type}" has no density, so there is no bound to measure'
+        )
+    changes: dict[str, object] = {"metrics": ("elbo",)}
+    if importance_samples:
+        changes["importance_samples"] = tuple(importance_samples)
+    if max_examples:
+        changes |= {"max_examples": max_examples, "importance_examples": max_examples}
+    settings = config.evaluate.model_copy(update=changes)
+    config = config.model_copy(update={"evaluate": settings, "seed": seed})
+    baseline = load_baseline(run)
+    if baseline is not None:
+        baseline = baseline.to(policy.device)
+    metrics = measure(config, model, baseline, config.data.build(), policy, Progress(enabled=False))
+    RunDirectory(run).write_metrics(metrics)
+    show(metrics)
+
+
+@app.command()
+def denoise(
+    run: RunArgument,
+    data: Annotated[Path, typer.Argument(help="Noisy examples: .npy, .npz, .csv or .safetensors.", metavar="FILE")],
+    out: OutOption = None,
+    method: Annotated[
+        str, typer.Option(help="inverter (what the model was trained with) or single-step (posterior mean).")
+    ] = "inverter",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Remove the kernel's noise from examples."""
+    import torch
+
+    from smoothgen.arrays import read_array, write_array
+    from smoothgen.errors import ConfigError, DataError
+    from smoothgen.experiment import load
+
+    if method not in ("inverter", "single-step"):
+        raise ConfigError(f'--method: unknown "{method}"; choose inverter or single-step')
+    policy = _policy(device)
+    model = load(run).to(policy.device)
+    if model.context is not None:
+        raise ConfigError(f"{run} was trained with a context; use model.denoise(x_tilde, context) from Python")
+    noisy = torch.as_tensor(read_array(data).values, dtype=torch.float32)
+    if tuple(noisy.shape[1:]) != model.event_shape:
+        if noisy[0].numel() != model.event.dimensions:
+            raise DataError(f"{data}: examples have shape {tuple(noisy.shape[1:])}, the model's {model.event_shape}")
+        noisy = noisy.reshape(-1, *model.event_shape)
+    if not bool(noisy.isfinite().all()):
+        raise DataError(f"{data}: {int((~noisy.isfinite()).sum())} values are not finite; remove or fill such rows")
+    chosen: Literal["inverter", "single-step"] = "single-step" if method == "single-step" else "inverter"
+    x = model.denoise(policy.place(noisy), method=chosen, generator=policy.generator(seed, "denoise"))
+    target = out or data.with_name(f"{data.stem}-denoised.npz")
+    write_array(target, {"denoised": x}, model.event)
+    typer.echo(f"{len(x)} examples denoised in {target}")
+
+
+@app.command()
+def plugins() -> None:
+    """List the plugins and their parts, and what is wrong with those that did not load."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from smoothgen.registry import installed
+
+    console = Console()
+    table = Table("interface", "type", "plugin", "version", "class")
+    for plugin in installed().plugins:
+        for cls in plugin.components:
+            table.add_row(cls.interface, cls.tag(), plugin.name, plugin.version, f"{cls.__module__}.{cls.__name__}")
+    console.print(table)
+    for broken in installed().broken:
+        console.print(f"[bold red]not loaded:[/] {broken.name} ({broken.module}): {broken.error}", highlight=False)
+        console.print(broken.traceback, markup=False, highlight=False)
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped configurations."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from smoothgen.config import read_yaml
+    from smoothgen.config import recipes as shipped
+
+    table = Table("recipe", "what it trains")
+    for name, path in shipped().items():
+        table.add_row(name, str(read_yaml(path).get("description", "")))
+    Console().print(table)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
+) -> None:
+    """Print the JSON schema of configurations, with every installed plugin's keys."""
+    import json
+
+    from smoothgen.checkpoint import write_atomically
+    from smoothgen.config import ExperimentConfig
+    from smoothgen.registry import json_schema
+
+    text = json.dumps(json_schema(ExperimentConfig), indent=2) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_atomically(out, text.encode())
+        typer.echo(f"schema in {out}; name it in the first line of a YAML file: # yaml-language-server: $schema={out}")
+
+
+def free_directory(wanted: Path) -> Path:
+    """The directory itself, or the first of wanted-2, wanted-3, ... that does not exist."""
+    path, number = wanted, 1
+    while path.exists():
+        number += 1
+        path = wanted.with_name(f"{wanted.name}-{number}")
+    return path
+
+
+def show(metrics: dict) -> None:
+    """A table of what was measured."""
+    from rich.console import Console
+    from rich.table import Table
+
+    likelihoods = metrics.get("likelihoods", {})
+    if not likelihoods:
+        return
+    discrete = any("bits_per_dim" in value for value in likelihoods.values())
+    table = Table("test", "bits per dim" if discrete else "nats", "± s.e.", "n", "K", "kind", "terms (nats)")
+    for name, value in likelihoods.items():
+        unit = ("bits_per_dim", "bits_per_dim_stderr") if "bits_per_dim" in value else ("nats", "stderr")
+        terms = ", ".join(f"{term} {number['nats']:.3f}" for term, number in value["terms"].items())
+        row = [f"{value[unit[0]]:.4f}", f"{value[unit[1]]:.4f}", str(value["n"]), str(value["draws"] or "-")]
+        table.add_row(name, *row, value["kind"], terms)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    if metrics.get("entropy") is not None:
+        gaps = ", ".join(f"{k} {v['gap']:.4f} ± {v['gap_stderr']:.4f}" for k, v in likelihoods.items() if "gap" in v)
+        console.print(f"exact entropy {metrics['entropy']:.4f} nats; gap to the exact log density: {gaps}")
+    counts = metrics["parameters"]
+    console.print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()), highlight=False)
+
+
+def _policy(device: str):  # type: ignore[no-untyped-def]
+    from smoothgen.component import describe
+    from smoothgen.device import DeviceConfig, DevicePolicy
+    from smoothgen.errors import ConfigError
+
+    try:
+        config = DeviceConfig.model_validate({"device": device})
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        message = describe(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"--device: {message}") from error
+    return DevicePolicy(config)
+
+
+def _test_context(run: Path, num: int, policy):  # type: ignore[no-untyped-def]
+    import torch
+
+    from smoothgen.run_directory import RunDirectory
+
+    test = RunDirectory(run).stored_config().data.build().split("test")
+    return policy.place(test.context[torch.arange(num) % len(test)])
+
+
+def main() -> None:
+    """Runs the command line; what a user can mend is one line on standard error and exit code 2."""
+    from smoothgen.errors import Interrupted, SmoothgenError
+
+    warnings.formatwarning = lambda message, category, *rest: f"warning: {message}\n"
+    try:
+        app()
+    except Interrupted as error:
+        print(f"{error}", file=sys.stderr)
+        sys.exit(128 + error.signum)
+    except SmoothgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,210 @@
+"""A whole experiment as one validated document: recipe name, YAML file, dict or object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from smoothgen.component import StrictModel, describe, nearest
+from smoothgen.data_source import AnyDataSource
+from smoothgen.density_model import AnyDensityModel
+from smoothgen.device import DeviceConfig
+from smoothgen.errors import ConfigError
+from smoothgen.inverter import AnyInverter
+from smoothgen.noise_kernel import AnyNoiseKernel
+from smoothgen.smoothed_model import SmoothedConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+SCHEMA_FILE = "smoothgen.schema.json"
+StageName = Literal["density", "inverter", "joint", "baseline"]
+
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class StageConfig(StrictModel):
+    """How one stage is trained: AdamW with warm-up, decay, clipping, accumulation and an average of the weights.
+
+    batch_size: examples per step, over all processes and micro-batches. accumulate: micro-batches per process and
+    step. decay: of the learning rate after the warm-up: "cosine" to zero, "exponential" by `decay_rate` per step,
+    or "constant". clip_norm: largest gradient norm; 0 for none. ema_decay: of the exponential moving average of the
+    weights, which is what is evaluated and saved; 0 for none. patience: stop after so many validations without a new
+    best, and keep the best weights; 0 trains to the end and keeps the last.
+    """
+
+    max_steps: PositiveInt = 5000
+    batch_size: PositiveInt = 256
+    accumulate: PositiveInt = 1
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    warmup_steps: NonNegativeInt = 100
+    decay: Literal["cosine", "exponential", "constant"] = "cosine"
+    decay_rate: PositiveFloat = 0.999995
+    clip_norm: NonNegativeFloat = 5.0
+    ema_decay: Fraction = 0.999
+    patience: NonNegativeInt = 0
+
+
+class StageOverrides(StrictModel):
+    """The keys of the trainer that one stage changes; the others stay as they are for all."""
+
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    accumulate: PositiveInt | None = None
+    learning_rate: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat | None = None
+    betas: tuple[Fraction, Fraction] | None = None
+    warmup_steps: NonNegativeInt | None = None
+    decay: Literal["cosine", "exponential", "constant"] | None = None
+    decay_rate: PositiveFloat | None = None
+    clip_norm: NonNegativeFloat | None = None
+    ema_decay: Fraction | None = None
+    patience: NonNegativeInt | None = None
+
+
+class TrainerConfig(StageConfig):
+    """The stages' common settings, what single stages change (`density`, `inverter`, `joint`, `baseline`), and how
+    often to validate, log and save, in steps.
+    """
+
+    validate_every: PositiveInt = 500
+    validation_examples: PositiveInt = 2000
+    log_every: PositiveInt = 50
+    checkpoint_every: PositiveInt = 1000
+    density: StageOverrides = StageOverrides()
+    inverter: StageOverrides = StageOverrides()
+    joint: StageOverrides = StageOverrides()
+    baseline: StageOverrides = StageOverrides()
+
+    def stage(self, name: StageName) -> StageConfig:
+        """The settings of one stage."""
+        common = {key: getattr(self, key) for key in StageConfig.model_fields}
+        return StageConfig(**common | getattr(self, name).model_dump(exclude_none=True))
+
+
+class EvaluationConfig(StrictModel):
+    """What is measured on the test split once training ends.
+
+    importance_samples: draws K of the importance-weighted bounds, besides the bound itself (K = 1).
+    max_examples: test examples for the bound; importance_examples: fewer of them for the costlier bounds.
+    samples: how many samples are drawn for the pictures. metrics: what to measure; by default all that the model's
+    parts define.
+    """
+
+    importance_samples: tuple[PositiveInt, ...] = (100,)
+    max_examples: PositiveInt = 10000
+    importance_examples: PositiveInt = 1000
+    samples: PositiveInt = 1000
+    metrics: tuple[Literal["elbo", "samples"], ...] | None = None
+
+
+class ExperimentConfig(StrictModel):
+    """Data, kernel, smoothed density, inverter, and how to train and measure them.
+
+    baseline: a plain density of x, trained and measured beside the smoothed model.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "experiment"
+    description: str = ""
+    data: AnyDataSource
+    kernel: AnyNoiseKernel
+    density: AnyDensityModel
+    inverter: AnyInverter
+    baseline: AnyDensityModel | None = None
+    trainer: TrainerConfig = TrainerConfig()
+    evaluate: EvaluationConfig = EvaluationConfig()
+    device: DeviceConfig = DeviceConfig()
+    seed: NonNegativeInt = 0
+
+    def model(self) -> SmoothedConfig:
+        """The part that becomes the smoothed model."""
+        return SmoothedConfig(kernel=self.kernel, density=self.density, inverter=self.inverter)
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped configurations by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def load_config(
+    source: str | Path | dict[str, Any] | ExperimentConfig, overrides: Sequence[str] = ()
+) -> ExperimentConfig:
+    """The experiment that a recipe name, a YAML file, a dict or an object describes.
+
+    overrides: "trainer.max_steps=1000" and the like, applied in order. Raises ConfigError in one line: the source,
+    the path of the key, what is wrong and the nearest known name.
+    """
+    if isinstance(source, ExperimentConfig) and not overrides:
+        return source
+    document, name = _document(source)
+    document = _merge(document, overrides, name)
+    try:
+        return ExperimentConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {describe(error)}") from error
+
+
+def _document(source: str | Path | dict[str, Any] | ExperimentConfig) -> tuple[dict[str, Any], str]:
+    if isinstance(source, ExperimentConfig):
+        return source.model_dump(mode="json"), source.name
+    if isinstance(source, dict):
+        return source, "configuration"
+    known = recipes()
+    path = known.get(str(source), Path(source))
+    if not path.is_file():
+        raise ConfigError(
+            f'"{source}" is neither a recipe{nearest(source, known)} nor a file (looked for {path.absolute()}); '
+            f"recipes: {', '.join(known)}"
+        )
+    document = read_yaml(path)
+    document.setdefault("name", path.stem)
+    return document, path.name
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as plain values; ${a.b} refers to other keys, the environment is not read."""
+    from omegaconf import OmegaConf
+
+    try:
+        OmegaConf.clear_resolver("oc.env")
+        document = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except Exception as error:  # omegaconf and pyyaml raise many kinds; all mean that the file is not a configuration
+        raise ConfigError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path.name}: expected keys and values, got {type(document).__name__}")
+    return {str(key): value for key, value in document.items()}
+
+
+def _merge(document: dict[str, Any], overrides: Sequence[str], name: str) -> dict[str, Any]:
+    """The document with `key.path=value` overrides; a new `type` replaces the whole component it belongs to."""
+    from omegaconf import OmegaConf
+
+    for override in overrides:
+        path, separator, value = override.partition("=")
+        keys = path.split(".")
+        if not separator or not all(keys):
+            raise ConfigError(f'{name}: override "{override}" must read key.path=value, as in trainer.max_steps=1000')
+        try:
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+        except Exception as error:
+            raise ConfigError(f'{name}: override "{override}": {" ".join(str(error).split())}') from error
+        document = _set(document, keys, parsed, override, name)
+    return document
+
+
+def _set(node: Any, keys: list[str], value: Any, override: str, name: str) -> dict[str, Any]:
+    if isinstance(node, str):
+        node = {"type": node}
+    if not isinstance(node, dict) and node is not None:
+        raise ConfigError(f'{name}: override "{override}": nothing below {node!r} can be set')
+    node = dict(node or {})
+    key = keys[0]
+    if len(keys) > 1:
+        return node | {key: _set(node.get(key), keys[1:], value, override, name)}
+    if key == "type" and node.get("type") != value:
+        return {"type": value}
+    return node | {key: value}

@@ -1,0 +1,47 @@
+"""The exponential moving average of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+
+class ExponentialMovingAverage:
+    """Averages tensors in place: average += (1 - d) (tensor - average), d = min(decay, (1 + n) / (10 + n)).
+
+    The ramp lets the average follow the first updates. Sharded parameters are averaged shard by shard.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
+        self.decay = decay
+        self.live = [_local(parameter) for parameter in parameters]
+        self.average = [tensor.detach().clone() for tensor in self.live]
+
+    @torch.no_grad()
+    def update(self, updates: int) -> None:
+        """Folds in the current weights, after the update numbered `updates` (from 0)."""
+        decay = min(self.decay, (1.0 + updates) / (10.0 + updates))
+        torch._foreach_lerp_(self.average, [tensor.detach() for tensor in self.live], 1.0 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The parameters hold the average for the duration."""
+        backup = [tensor.detach().clone() for tensor in self.live]
+        self._set(self.average)
+        try:
+            yield
+        finally:
+            self._set(backup)
+
+    @torch.no_grad()
+    def _set(self, values: list[Tensor]) -> None:
+        for tensor, value in zip(self.live, values, strict=True):
+            tensor.detach().copy_(value)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    to_local = getattr(parameter, "to_local", None)
+    return parameter if to_local is None else to_local()

@@ -1,0 +1,1 @@
+"""Measuring a model: likelihoods with units and errors, and pictures of samples."""

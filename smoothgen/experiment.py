@@ -1,0 +1,152 @@
+"""build, fit, load: from a configuration to a model, trained or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smoothgen.checkpoint import load_model, save_model
+from smoothgen.config import ExperimentConfig, load_config
+from smoothgen.data_source import DataSource
+from smoothgen.density_model import DensityModel
+from smoothgen.dequantization import build_density
+from smoothgen.device import DevicePolicy, derived_seed
+from smoothgen.errors import ConfigError, SmoothgenError
+from smoothgen.evaluation.likelihoods import evaluate
+from smoothgen.evaluation.pictures import draw_pictures
+from smoothgen.event import ContextSpec
+from smoothgen.progress import Progress
+from smoothgen.run_directory import RunDirectory
+from smoothgen.smoothed_model import SmoothedModel
+from smoothgen.trainer import Trainer
+
+Source = str | Path | dict[str, Any] | ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training leaves: the model, the plain baseline if one was asked for, and the numbers.
+
+    metrics: what evaluation measured on the test split, as plain values. run_dir: where everything lies, or None.
+    """
+
+    model: SmoothedModel
+    baseline: DensityModel | None
+    metrics: dict[str, Any]
+    config: ExperimentConfig
+    run_dir: Path | None
+
+
+def build(source: Source, overrides: Sequence[str] = ()) -> SmoothedModel:
+    """The smoothed model that a recipe name, YAML path, dict or ExperimentConfig describes, untrained.
+
+    Weights depend on the configuration's seed alone. The data source is opened for the event's shape and range, and
+    for values of the kernel that come from the data. Raises ConfigError and DataError.
+    """
+    config = load_config(source, overrides)
+    return assemble(config, config.data.build())[1]
+
+
+def assemble(
+    config: ExperimentConfig, source: DataSource
+) -> tuple[ExperimentConfig, SmoothedModel, DensityModel | None]:
+    """The configuration with its data-dependent values filled in, and the untrained modules it describes."""
+    smoothed = config.model().resolve(source.split("train").x)
+    config = config.model_copy(
+        update={"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter}
+    )
+    context = ContextSpec(features=source.features) if source.features else None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(config.seed, "build"))
+            model = smoothed.build(source.event, context)
+            check(config, model)
+            baseline = None
+            if config.baseline is not None:
+                baseline = build_density(config.baseline, source.event.standard(), context)
+    except SmoothgenError as error:
+        raise type(error)(f"{config.name}: {error}") from error
+    return config, model, baseline
+
+
+def check(config: ExperimentConfig, model: SmoothedModel) -> None:
+    """Refuses a measurement that the model's parts cannot give. Raises ConfigError."""
+    if "elbo" in (config.evaluate.metrics or ()) and not model.inverter.has_density:
+        raise ConfigError(
+            f'inverter "{config.inverter.type}" has no density, so the ELBO is undefined; choose "conditional", '
+            "or drop elbo from evaluate.metrics"
+        )
+
+
+def fit(
+    source: Source,
+    run_dir: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    progress: bool = False,
+) -> Result:
+    """Trains both stages (and the baseline), measures them on the test split, and keeps everything in `run_dir`.
+
+    resume: continue the run that lies in `run_dir`, from its last checkpoint, with the configuration stored there;
+    the weights end exactly as if it had never stopped. Without a run_dir nothing is written.
+    Raises ConfigError, DataError, DeviceError, RunDirectoryError, CheckpointError, NonFiniteError, Interrupted.
+    """
+    config = load_config(source, overrides)
+    policy = DevicePolicy(config.device)
+    if run_dir is None:
+        if resume:
+            raise ConfigError("resume needs the run_dir of the run to continue")
+        with policy.processes():
+            return _fit(config, None, False, policy, progress)
+    run = RunDirectory(Path(run_dir))
+    with policy.processes():
+        if not policy.is_main:
+            policy.barrier()
+            return _fit(config, run, resume, policy, False)
+        with run.writing(resume):
+            resume = resume and run.checkpoint.exists()
+            policy.barrier()
+            return _fit(config, run, resume, policy, progress)
+
+
+def _fit(config: ExperimentConfig, run: RunDirectory | None, resume: bool, policy: DevicePolicy, show: bool) -> Result:
+    bars = Progress(enabled=show)
+    data = config.data.build()
+    config, model, baseline = assemble(config, data)
+    trainer = Trainer(config, model, baseline, data, policy, run, bars)
+    if run is not None and policy.is_main and not resume:
+        run.describe(config)
+    trainer.train(resume)
+    metrics: dict[str, Any] = {}
+    if policy.is_main:
+        if run is not None:
+            _save(run, config, model, baseline)
+        metrics = evaluate(config, model, baseline, data, policy, bars)
+        if run is not None:
+            run.write_metrics(metrics)
+            if "samples" in (config.evaluate.metrics or ("samples",)):
+                draw_pictures(run.path, config, model, baseline, data, policy)
+    policy.barrier()
+    return Result(model, baseline, metrics, config, None if run is None else run.path)
+
+
+def _save(run: RunDirectory, config: ExperimentConfig, model: SmoothedModel, baseline: DensityModel | None) -> None:
+    model.save_pretrained(run.path)
+    if baseline is not None:
+        save_model(baseline, config.baseline, run.path / "baseline")
+
+
+def load(run_dir: str | Path) -> SmoothedModel:
+    """The trained model of a run (or of `save_pretrained`), on the CPU, in evaluation mode. Raises CheckpointError."""
+    return SmoothedModel.from_pretrained(run_dir)
+
+
+def load_baseline(run_dir: str | Path) -> DensityModel | None:
+    """The plain density trained beside the model, if there was one."""
+    directory = Path(run_dir) / "baseline"
+    return load_model(directory) if directory.is_dir() else None

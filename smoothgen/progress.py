@@ -1,0 +1,57 @@
+"""What a person sees while a run goes on: a bar with an ETA on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Bar:
+    """One stage's bar."""
+
+    def __init__(self, bars: Bars | None, task: TaskID | None) -> None:
+        self.bars, self.task = bars, task
+
+    def update(self, completed: int, status: str) -> None:
+        """Moves the bar and shows a short status beside it."""
+        if self.bars is not None and self.task is not None:
+            self.bars.update(self.task, completed=completed, status=status)
+
+
+class Progress:
+    """Bars and notes on standard error; silent when not enabled."""
+
+    def __init__(self, enabled: bool = True, console: Console | None = None) -> None:
+        self.enabled = enabled
+        self.console = console or Console(stderr=True)
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int, completed: int = 0) -> Iterator[Bar]:
+        """A bar for one stage of the work."""
+        if not self.enabled:
+            yield Bar(None, None)
+            return
+        if not self.console.is_terminal:
+            self.console.print(f"{title}: {total - completed} steps", highlight=False)
+            yield Bar(None, None)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=self.console) as bars:
+            yield Bar(bars, bars.add_task(title, total=total, completed=completed, status=""))
+
+    def note(self, line: str) -> None:
+        """One line above the bar."""
+        if self.enabled:
+            self.console.print(line, highlight=False, markup=False)

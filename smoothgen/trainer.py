@@ -1,0 +1,481 @@
+"""The two-stage trainer of Eq. 4: one loop, exact resume, and nothing that a kill can lose."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
+from smoothgen.config import ExperimentConfig, StageConfig, StageName
+from smoothgen.data_source import DataSource, Split
+from smoothgen.density_model import DensityModel
+from smoothgen.device import DevicePolicy, seed_everything
+from smoothgen.ema import ExponentialMovingAverage
+from smoothgen.errors import CheckpointError, ConfigError, DataError, Interrupted, NonFiniteError
+from smoothgen.objectives import (
+    InversionObjective,
+    JointObjective,
+    MaximumLikelihood,
+    Objective,
+    SmoothingObjective,
+)
+from smoothgen.progress import Progress
+from smoothgen.run_directory import RunDirectory
+from smoothgen.sharding import full_optimizer_state, full_state, load_full_optimizer_state, load_full_state
+from smoothgen.smoothed_model import SmoothedModel
+from smoothgen.training_data import TrainingData
+
+CHECKPOINT_KIND = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimisation: what is minimised, and how."""
+
+    name: StageName
+    objective: Objective
+    settings: StageConfig
+
+
+@dataclass
+class Position:
+    """How far a stage is: everything of its state that is not a tensor."""
+
+    step: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    without_improvement: int = 0
+    loss_sum: Any = 0.0
+    """Sum of the losses since the last log line: a tensor while it is on an accelerator."""
+    loss_count: int = 0
+
+
+@dataclass
+class Training:
+    """The state of the stage in progress."""
+
+    objective: Objective
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: ExponentialMovingAverage
+    parameters: list[nn.Parameter]
+    position: Position = field(default_factory=Position)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    failed_at: Tensor | None = None
+    """On an accelerator: the first step that was not finite, or -1; read when something is logged."""
+
+
+def plan(config: ExperimentConfig, model: SmoothedModel, baseline: DensityModel | None) -> list[Stage]:
+    """The stages in order: p(x_tilde), then p(x | x_tilde) if it learns; or both jointly where sigma is learned.
+
+    Raises ConfigError where sigma is learnable but the inverter has no density, so that nothing would bound it.
+    """
+    kernel, density, inverter = model.kernel, model.density, model.inverter
+    objectives: dict[StageName, Objective] = {}
+    if kernel.learnable:
+        if not inverter.has_density:
+            raise ConfigError(
+                f'kernel.learnable needs a bound to learn from, which inverter "{config.inverter.type}" does not give; '
+                "use inverter type: conditional, or a fixed sigma"
+            )
+        objectives["joint"] = JointObjective(kernel, density, inverter)
+    else:
+        objectives["density"] = SmoothingObjective(kernel, density)
+        if any(parameter.requires_grad for parameter in inverter.parameters()):
+            objectives["inverter"] = InversionObjective(kernel, inverter)
+    if baseline is not None:
+        objectives["baseline"] = MaximumLikelihood(baseline)
+    return [
+        Stage(name, objective, config.trainer.stage(name))
+        for name, objective in objectives.items()
+        if any(parameter.requires_grad for parameter in objective.parameters())
+    ]
+
+
+class Trainer:
+    """Trains every stage of an experiment; the model and the baseline end with the averaged weights."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        model: SmoothedModel,
+        baseline: DensityModel | None,
+        source: DataSource,
+        policy: DevicePolicy,
+        run: RunDirectory | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config, self.policy, self.run = config, policy, run
+        self.progress = progress or Progress(enabled=False)
+        self.trainees = nn.ModuleDict({"model": model} | ({} if baseline is None else {"baseline": baseline}))
+        self.trainees.to(policy.device)
+        self.stages = plan(config, model, baseline)
+        for stage in self.stages:
+            _check_divisible(stage, policy)
+        self.data = TrainingData(source, policy, config.seed)
+        self.validation = self._validation_split(source)
+        self.signum: int | None = None
+
+    def train(self, resume: bool = False) -> None:
+        """Runs the stages from the start, or from the checkpoint.
+
+        Raises Interrupted after a signal, with the state saved; NonFiniteError; CheckpointError.
+        """
+        saved = self._read_checkpoint() if resume and self.run and self.run.checkpoint.exists() else None
+        first = 0 if saved is None else saved[1]["stage"]
+        with self._signals():
+            for index, stage in enumerate(self.stages[first:], start=first):
+                self._train_stage(index, stage, saved if index == first else None)
+            if first < len(self.stages):
+                self._save(len(self.stages), None)
+
+    def _train_stage(self, index: int, stage: Stage, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
+        training = self._start(stage, saved)
+        settings, position = stage.settings, training.position
+        title = f"{stage.name} ({index + 1}/{len(self.stages)})"
+        with self.progress.stage(title, settings.max_steps, position.step) as bar:
+            clock, clock_step = time.monotonic(), position.step
+            while position.step < settings.max_steps:
+                loss, norm = self._step(stage, training)
+                position.loss_sum = position.loss_sum + loss
+                position.loss_count += 1
+                position.step += 1
+                ended = position.step == settings.max_steps
+                if position.step % self.config.trainer.log_every == 0 or ended:
+                    rate = (position.step - clock_step) / max(time.monotonic() - clock, 1e-9)
+                    clock, clock_step = time.monotonic(), position.step
+                    self._check_finite(stage, training)
+                    mean = self._log(stage, position, {"gradient_norm": float(norm), "steps_per_second": rate})
+                    bar.update(position.step, f"{mean:.4f} nats")
+                if position.step % self.config.trainer.validate_every == 0 or ended:
+                    ended = self._validate(stage, training) or ended
+                    clock, clock_step = time.monotonic(), position.step
+                if self._stopping(position.step):
+                    self._save(index, training)
+                    raise Interrupted(
+                        f"stopped by signal {self.signum} at step {position.step} of stage {stage.name}; "
+                        "the state is saved, continue with --resume",
+                        self.signum or signal.SIGTERM,
+                    )
+                if ended:
+                    break
+                if position.step % self.config.trainer.checkpoint_every == 0:
+                    self._save(index, training)
+        self._finish(stage, training)
+        self._save(index + 1, None)
+
+    def _start(self, stage: Stage, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Training:
+        """The stage's own copy of the objective, initialised from data or restored, placed and wrapped."""
+        objective = copy.deepcopy(stage.objective)
+        restored = saved is not None and bool(saved[1]["position"])
+        if not restored:
+            seed_everything(self.config.seed, stage.name, "initialize")
+            examples = self.data.sample()
+            objective.initialize(examples.x, examples.context)
+        wrapped = self.policy.wrap(objective)
+        parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        settings = stage.settings
+        optimizer = torch.optim.AdamW(
+            parameters,
+            settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=self.policy.type in ("cpu", "cuda"),
+        )
+        average = ExponentialMovingAverage(parameters, settings.ema_decay)
+        training = Training(objective, wrapped, optimizer, average, parameters)
+        if restored and saved is not None:
+            self._restore(training, *saved)
+        return training
+
+    def _step(self, stage: Stage, training: Training) -> tuple[float | Tensor, float | Tensor]:
+        """One update. Returns the loss and the gradient's norm; a step that is not finite changes no weight."""
+        settings, step = stage.settings, training.position.step
+        micro_batches = settings.accumulate * self.policy.world
+        size = settings.batch_size // micro_batches
+        for group in training.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule(settings, step)
+        training.objective.train()
+        total: Tensor | float = 0.0
+        for k in range(settings.accumulate):
+            micro = k * self.policy.world + self.policy.rank
+            batch = self.data.batch(stage.name, step, micro, size, micro_batches)
+            seed_everything(self.config.seed, stage.name, step, micro)
+            with self.policy.accumulating(training.wrapped, k == settings.accumulate - 1):
+                with self.policy.autocast():
+                    loss = training.wrapped(batch.x, batch.context) / settings.accumulate
+                loss.backward()
+            total = total + loss.detach()
+        limit = settings.clip_norm or math.inf
+        norm = _plain(nn.utils.clip_grad_norm_(training.parameters, limit, foreach=True))
+        loss_and_norm = torch.stack([torch.as_tensor(total).to(norm.dtype), norm])
+        if self.policy.synchronous:
+            loss, norm = loss_and_norm.tolist()
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._diagnose(stage, training, step, loss, norm)
+        else:
+            loss, norm = loss_and_norm.unbind()
+            self._skip_if_bad(training, loss_and_norm, step)
+        training.optimizer.step()
+        training.optimizer.zero_grad(set_to_none=True)
+        if settings.ema_decay:
+            training.average.update(step)
+        return loss, norm
+
+    def _skip_if_bad(self, training: Training, loss_and_norm: Tensor, step: int) -> None:
+        """Lets the fused optimizer skip a bad step on the device itself, without waiting for it."""
+        bad = ~loss_and_norm.isfinite().all()
+        if training.failed_at is None:
+            training.failed_at = torch.full((), -1, device=bad.device)
+        training.failed_at = torch.where(bad & (training.failed_at < 0), step, training.failed_at)
+        optimizer: Any = training.optimizer
+        optimizer.grad_scale, optimizer.found_inf = None, bad.float()
+
+    def _check_finite(self, stage: Stage, training: Training) -> None:
+        if training.failed_at is not None and int(training.failed_at) >= 0:
+            self._diagnose(stage, training, int(training.failed_at), math.nan, math.nan)
+
+    def _diagnose(self, stage: Stage, training: Training, step: int, loss: float, norm: float) -> None:
+        """Saves the last good state and raises NonFiniteError naming the batch and the first bad module."""
+        bad_gradients = [
+            name
+            for name, parameter in training.objective.named_parameters()
+            if parameter.grad is not None and not bool(_plain(parameter.grad).isfinite().all())
+        ]
+        culprit = self._first_bad_module(stage, training, step) or (
+            f"gradient of {bad_gradients[0]}" if bad_gradients else "the gradient's norm"
+        )
+        training.optimizer.zero_grad(set_to_none=True)
+        if self.run is not None:
+            self._save(self.stages.index(stage), training)
+        raise NonFiniteError(
+            f"stage {stage.name}, step {step}: loss {loss:g}, gradient norm {norm:g}; first not finite: "
+            f"{culprit}. The weights before this step are saved; lower trainer.learning_rate or trainer.clip_norm, "
+            "and look for outliers in the data"
+        )
+
+    def _first_bad_module(self, stage: Stage, training: Training, step: int) -> str | None:
+        """The first module whose output is not finite when the failing batch is run again (single process only)."""
+        if self.policy.world > 1:
+            return None
+        found: list[str] = []
+
+        def watch(name: str) -> Any:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and not found and not bool(output.isfinite().all()):
+                    found.append(f"output of {name or 'the objective'} ({type(module).__name__})")
+
+            return hook
+
+        handles = [m.register_forward_hook(watch(n)) for n, m in training.objective.named_modules() if n]
+        settings = stage.settings
+        try:
+            for k in range(settings.accumulate):
+                size = settings.batch_size // settings.accumulate
+                batch = self.data.batch(stage.name, step, k, size, settings.accumulate)
+                seed_everything(self.config.seed, stage.name, step, k)
+                with torch.no_grad():
+                    training.objective(batch.x, batch.context)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found[0] if found else None
+
+    def _log(self, stage: Stage, position: Position, more: dict[str, float]) -> float:
+        """Logs the mean loss since the last line, over all processes, and returns it."""
+        loss = self.policy.sum(float(position.loss_sum) / max(position.loss_count, 1)) / self.policy.world
+        record = {
+            "stage": stage.name,
+            "step": position.step,
+            "loss": loss,
+            "learning_rate": stage.settings.learning_rate * schedule(stage.settings, position.step - 1),
+            **more,
+        }
+        position.loss_sum, position.loss_count = 0.0, 0
+        if self.run is not None and self.policy.is_main:
+            self.run.log(record)
+        return loss
+
+    def _validate(self, stage: Stage, training: Training) -> bool:
+        """Measures the averaged weights on the validation split; True when patience has run out."""
+        if self.validation is None:
+            return False
+        with self._averaged(stage, training):
+            loss = self.validation_loss(stage, training.wrapped)
+            position, patience = training.position, stage.settings.patience
+            if loss < position.best_loss:
+                position.best_loss, position.best_step, position.without_improvement = loss, position.step, 0
+                if patience:
+                    training.best = full_state(training.objective)
+            else:
+                position.without_improvement += 1
+        if self.run is not None and self.policy.is_main:
+            self.run.log({"stage": stage.name, "step": position.step, "validation_loss": loss})
+        self.progress.note(f"{stage.name} step {position.step}: validation loss {loss:.4f} nats")
+        return bool(patience) and position.without_improvement >= patience
+
+    @torch.no_grad()
+    def validation_loss(self, stage: Stage, wrapped: nn.Module) -> float:
+        """Mean loss over the validation split, nats; every call sees the same noise."""
+        assert self.validation is not None
+        wrapped.eval()
+        total = count = 0.0
+        chunk = 512
+        starts = range(0, len(self.validation), chunk * self.policy.world)
+        for start in starts:
+            rows = slice(start + self.policy.rank * chunk, start + (self.policy.rank + 1) * chunk)
+            x = self.validation.x[rows]
+            if not len(x):  # every process takes part in every forward pass; an empty share counts for nothing
+                x, weight, rows = self.validation.x[:1], 0, slice(0, 1)
+            else:
+                weight = len(x)
+            context = None if self.validation.context is None else self.validation.context[rows]
+            seed_everything(self.config.seed, stage.name, start, self.policy.rank, "validate")
+            with self.policy.autocast():
+                total += float(wrapped(x, context)) * weight
+            count += weight
+        return self.policy.sum(total) / self.policy.sum(count)
+
+    @contextlib.contextmanager
+    def _averaged(self, stage: Stage, training: Training) -> Iterator[None]:
+        if stage.settings.ema_decay:
+            with training.average.applied():
+                yield
+        else:
+            yield
+
+    def _finish(self, stage: Stage, training: Training) -> None:
+        """Copies the best or the last averaged weights into the model itself."""
+        with self._averaged(stage, training):
+            state = training.best or full_state(training.objective)
+        stage.objective.load_state_dict(state)
+        stage.objective.eval()
+
+    def _save(self, index: int, training: Training | None) -> None:
+        """Writes the checkpoint: finished stages' weights, and the state of the stage in progress."""
+        if self.run is None:
+            return
+        tensors = {f"trainees/{name}": value for name, value in self.trainees.state_dict().items()}
+        position: dict[str, Any] = {}
+        groups: list[dict[str, Any]] = []
+        if training is not None:
+            position = vars(training.position) | {"loss_sum": float(training.position.loss_sum)}
+            tensors |= {f"weights/{name}": value for name, value in full_state(training.objective).items()}
+            with training.average.applied():
+                tensors |= {f"average/{name}": value for name, value in full_state(training.objective).items()}
+            tensors |= {f"best/{name}": value for name, value in training.best.items()}
+            states, groups = full_optimizer_state(training.objective, training.optimizer)
+            tensors |= {f"optimizer/{name}": value for name, value in states.items()}
+        if self.policy.is_main:
+            write_tensors(
+                self.run.checkpoint,
+                tensors,
+                {
+                    "kind": CHECKPOINT_KIND,
+                    "format": FORMAT,
+                    "stage": index,
+                    "stages": [stage.name for stage in self.stages],
+                    "position": position,
+                    "optimizer_groups": groups,
+                    "records": self.run.records,
+                    "micro_batches": self.policy.world * (self.stages[index].settings.accumulate if training else 1),
+                },
+            )
+        self.policy.barrier()
+
+    def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        assert self.run is not None
+        tensors, metadata = read_tensors(self.run.checkpoint, CHECKPOINT_KIND)
+        if metadata["stages"] != [stage.name for stage in self.stages]:
+            raise CheckpointError(f"{self.run.checkpoint} has the stages {metadata['stages']}, this run others")
+        load_weights(self.trainees, _section(tensors, "trainees"), self.run.checkpoint)
+        if self.policy.is_main:
+            self.run.rewind(metadata["records"])
+        return tensors, metadata
+
+    def _restore(self, training: Training, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        training.position = Position(**metadata["position"])
+        training.best = {name: self.policy.place(value) for name, value in _section(tensors, "best").items()}
+        load_full_state(training.objective, _section(tensors, "average"))
+        training.average.average = [tensor.detach().clone() for tensor in training.average.live]
+        load_full_state(training.objective, _section(tensors, "weights"))
+        load_full_optimizer_state(
+            training.objective, training.optimizer, _section(tensors, "optimizer"), metadata["optimizer_groups"]
+        )
+
+    def _validation_split(self, source: DataSource) -> Split | None:
+        try:
+            split = source.split("validation")
+        except DataError:
+            if any(stage.settings.patience for stage in self.stages):
+                raise
+            return None
+        most = self.config.trainer.validation_examples
+        context = None if split.context is None else self.policy.place(split.context[:most])
+        return Split(self.policy.place(split.x[:most]), context)
+
+    def _stopping(self, step: int) -> bool:
+        """Whether a signal came; several processes agree on it every few steps."""
+        if self.policy.world == 1:
+            return self.signum is not None
+        return step % self.config.trainer.log_every == 0 and self.policy.any(self.signum is not None)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C ask the loop to save and stop; a second Ctrl-C stops at once."""
+
+        def handler(signum: int, frame: Any) -> None:
+            if self.signum is not None and signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signum = signum
+
+        try:
+            previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:  # not the main thread, which alone may listen for signals
+            previous = {}
+        try:
+            yield
+        finally:
+            for number, action in previous.items():
+                signal.signal(number, action)
+
+
+def schedule(settings: StageConfig, step: int) -> float:
+    """The factor of the learning rate at a step (from 0): linear warm-up, then the decay."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    past = step - settings.warmup_steps
+    if settings.decay == "constant":
+        return 1.0
+    if settings.decay == "exponential":
+        return settings.decay_rate**past
+    remaining = max(settings.max_steps - settings.warmup_steps, 1)
+    return 0.5 * (1.0 + math.cos(math.pi * min(past / remaining, 1.0)))
+
+
+def _check_divisible(stage: Stage, policy: DevicePolicy) -> None:
+    parts = stage.settings.accumulate * policy.world
+    if stage.settings.batch_size % parts:
+        raise ConfigError(
+            f"trainer.batch_size {stage.settings.batch_size} (stage {stage.name}) is not a multiple of accumulate x "
+            f"processes = {stage.settings.accumulate} x {policy.world}"
+        )
+
+
+def _section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _plain(value: Tensor) -> Tensor:
+    full = getattr(value, "full_tensor", None)
+    return value if full is None else full()
