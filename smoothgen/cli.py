@@ -5,9 +5,14 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from smoothgen.device import DevicePolicy
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -209,7 +214,7 @@ def free_directory(wanted: Path) -> Path:
     return path
 
 
-def show(metrics: dict) -> None:
+def show(metrics: dict[str, Any]) -> None:
     """A table of what was measured."""
     from rich.console import Console
     from rich.table import Table
@@ -229,6 +234,10 @@ def show(metrics: dict) -> None:
     if metrics.get("entropy") is not None:
         gaps = ", ".join(f"{k} {v['gap']:.4f} ± {v['gap_stderr']:.4f}" for k, v in likelihoods.items() if "gap" in v)
         console.print(f"exact entropy {metrics['entropy']:.4f} nats; gap to the exact log density: {gaps}")
+    if "gain_over_baseline" in metrics:
+        gains = metrics["gain_over_baseline"].items()
+        text = ", ".join(f"{name} {value['nats']:+.3f} ± {value['stderr']:.3f}" for name, value in gains)
+        console.print(f"gain over the plain baseline, same examples, nats: {text}", highlight=False)
     counts = metrics["parameters"]
     console.print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()), highlight=False)
 
@@ -248,13 +257,13 @@ def _policy(device: str):  # type: ignore[no-untyped-def]
     return DevicePolicy(config)
 
 
-def _test_context(run: Path, num: int, policy):  # type: ignore[no-untyped-def]
+def _test_context(run: Path, num: int, policy: DevicePolicy) -> Tensor | None:
     import torch
 
     from smoothgen.run_directory import RunDirectory
 
-    test = RunDirectory(run).stored_config().data.build().split("test")
-    return policy.place(test.context[torch.arange(num) % len(test)])
+    context = RunDirectory(run).stored_config().data.build().split("test").context
+    return None if context is None else policy.place(context[torch.arange(num) % len(context)])
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ class ExponentialMovingAverage:
 
     def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
         self.decay = decay
-        self.live = [_local(parameter) for parameter in parameters]
+        self.live = [local_shard(parameter) for parameter in parameters]
         self.average = [tensor.detach().clone() for tensor in self.live]
 
     @torch.no_grad()
@@ -42,6 +42,7 @@ class ExponentialMovingAverage:
             tensor.detach().copy_(value)
 
 
-def _local(parameter: Tensor) -> Tensor:
+def local_shard(parameter: Tensor) -> Tensor:
+    """This process's share of a sharded tensor; other tensors as they are."""
     to_local = getattr(parameter, "to_local", None)
     return parameter if to_local is None else to_local()

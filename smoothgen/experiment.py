@@ -20,7 +20,7 @@ from smoothgen.evaluation.likelihoods import evaluate
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
 from smoothgen.progress import Progress
-from smoothgen.run_directory import RunDirectory
+from smoothgen.run_directory import EXPERIMENT, RunDirectory
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.trainer import Trainer
 
@@ -92,8 +92,8 @@ def fit(
 ) -> Result:
     """Trains both stages (and the baseline), measures them on the test split, and keeps everything in `run_dir`.
 
-    resume: continue the run that lies in `run_dir`, from its last checkpoint, with the configuration stored there;
-    the weights end exactly as if it had never stopped. Without a run_dir nothing is written.
+    resume: continue the run that lies in `run_dir` from its last checkpoint, with the same configuration; the weights
+    end exactly as if it had never stopped. Without a run_dir nothing is written.
     Raises ConfigError, DataError, DeviceError, RunDirectoryError, CheckpointError, NonFiniteError, Interrupted.
     """
     config = load_config(source, overrides)
@@ -119,6 +119,8 @@ def _fit(config: ExperimentConfig, run: RunDirectory | None, resume: bool, polic
     data = config.data.build()
     config, model, baseline = assemble(config, data)
     trainer = Trainer(config, model, baseline, data, policy, run, bars)
+    if run is not None and resume:
+        _check_same(config, run)
     if run is not None and policy.is_main and not resume:
         run.describe(config)
     trainer.train(resume)
@@ -133,6 +135,17 @@ def _fit(config: ExperimentConfig, run: RunDirectory | None, resume: bool, polic
                 draw_pictures(run.path, config, model, baseline, data, policy)
     policy.barrier()
     return Result(model, baseline, metrics, config, None if run is None else run.path)
+
+
+def _check_same(config: ExperimentConfig, run: RunDirectory) -> None:
+    """Raises ConfigError where a resumed run would train something else than it began with."""
+    now, then = config.model_dump(mode="json"), run.stored_config().model_dump(mode="json")
+    changed = [key for key in now if key not in ("name", "description", "evaluate", "device") and now[key] != then[key]]
+    if changed:
+        raise ConfigError(
+            f"{run.path} was started with another {', '.join(changed)}; resume with its own {EXPERIMENT}, "
+            "or train in a new run directory"
+        )
 
 
 def _save(run: RunDirectory, config: ExperimentConfig, model: SmoothedModel, baseline: DensityModel | None) -> None:

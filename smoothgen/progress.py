@@ -52,6 +52,6 @@ class Progress:
             yield Bar(bars, bars.add_task(title, total=total, completed=completed, status=""))
 
     def note(self, line: str) -> None:
-        """One line above the bar."""
-        if self.enabled:
-            self.console.print(line, highlight=False, markup=False)
+        """One line, where there is no bar to show the same."""
+        if self.enabled and not self.console.is_terminal:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)

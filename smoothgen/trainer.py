@@ -19,7 +19,7 @@ from smoothgen.config import ExperimentConfig, StageConfig, StageName
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy, seed_everything
-from smoothgen.ema import ExponentialMovingAverage
+from smoothgen.ema import ExponentialMovingAverage, local_shard
 from smoothgen.errors import CheckpointError, ConfigError, DataError, Interrupted, NonFiniteError
 from smoothgen.objectives import (
     InversionObjective,
@@ -155,7 +155,8 @@ class Trainer:
                     clock, clock_step = time.monotonic(), position.step
                     self._check_finite(stage, training)
                     mean = self._log(stage, position, {"gradient_norm": float(norm), "steps_per_second": rate})
-                    bar.update(position.step, f"{mean:.4f} nats")
+                    best = f", best validation {position.best_loss:.4f}" if position.best_step else ""
+                    bar.update(position.step, f"loss {mean:.4f}{best} nats")
                 if position.step % self.config.trainer.validate_every == 0 or ended:
                     ended = self._validate(stage, training) or ended
                     clock, clock_step = time.monotonic(), position.step
@@ -204,7 +205,8 @@ class Trainer:
         size = settings.batch_size // micro_batches
         for group in training.optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(settings, step)
-        training.objective.train()
+        if not training.objective.training:
+            training.objective.train()
         total: Tensor | float = 0.0
         for k in range(settings.accumulate):
             micro = k * self.policy.world + self.policy.rank
@@ -215,8 +217,7 @@ class Trainer:
                     loss = training.wrapped(batch.x, batch.context) / settings.accumulate
                 loss.backward()
             total = total + loss.detach()
-        limit = settings.clip_norm or math.inf
-        norm = _plain(nn.utils.clip_grad_norm_(training.parameters, limit, foreach=True))
+        norm = _clip(training.parameters, settings.clip_norm)
         loss_and_norm = torch.stack([torch.as_tensor(total).to(norm.dtype), norm])
         if self.policy.synchronous:
             loss, norm = loss_and_norm.tolist()
@@ -462,6 +463,17 @@ def schedule(settings: StageConfig, step: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(past / remaining, 1.0)))
 
 
+@torch.no_grad()
+def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """The norm of all gradients together, (), after scaling them down to `limit` (0 for none); NaN stays NaN."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = _plain(nn.utils.get_total_norm(gradients, foreach=True))
+    if limit:
+        factor = limit / torch.clamp(norm, min=limit)
+        torch._foreach_mul_([local_shard(gradient) for gradient in gradients], factor)
+    return norm
+
+
 def _check_divisible(stage: Stage, policy: DevicePolicy) -> None:
     parts = stage.settings.accumulate * policy.world
     if stage.settings.batch_size % parts:
@@ -477,5 +489,6 @@ def _section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _plain(value: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded."""
     full = getattr(value, "full_tensor", None)
     return value if full is None else full()

@@ -106,6 +106,7 @@ class Conditioner(nn.Module):
         outputs: int,
         activation: str,
         conditional: bool,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.outputs = outputs
@@ -117,15 +118,16 @@ class Conditioner(nn.Module):
             degrees = following
         self.layers = nn.ModuleList(layers)
         self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
         self.last = MaskedLinear(rank.repeat_interleave(outputs)[:, None] > degrees[None, :])
 
     def trunk(self, features: Tensor) -> Tensor:
         """The last hidden layer: (batch, hidden)."""
         h = self.layers[0](features)
         for layer in list(self.layers)[1:]:
-            update = layer(self.activation(h))
+            update = layer(self.dropout(self.activation(h)))
             h = h + update if update.shape == h.shape else update
-        return self.activation(h)
+        return self.dropout(self.activation(h))
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, D, outputs)."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
 from smoothgen import logistic_mixture
@@ -51,6 +51,7 @@ class MADE(DensityModel):
         fourier_period: float | None,
         order: list[int],
         discretized: bool,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(event, context)
         self.measure = "discrete" if discretized else "density"
@@ -60,7 +61,7 @@ class MADE(DensityModel):
         rank[torch.tensor(order)] = torch.arange(len(order))
         self.features = Features(event.dimensions, context, fourier, fourier_period)
         self.conditioner = Conditioner(
-            self.features.degrees(rank), rank, hidden, 3 * components, activation, context is not None
+            self.features.degrees(rank), rank, hidden, 3 * components, activation, context is not None, dropout
         )
         self.register_buffer("unit", torch.ones(event.dimensions))
         if self.features.anchored:
@@ -71,23 +72,26 @@ class MADE(DensityModel):
 
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
         flat = x.flatten(1)
-        mixture = self._mixture(self.conditioner(self.features(flat, context)), flat, context)
-        return self._log_conditionals(flat, mixture).sum(1)
+        parameters = self.conditioner(self.features(flat, context))
+        return self._log_conditionals(flat, context, self._relative(parameters, flat)).sum(1)
 
-    def _log_conditionals(self, flat: Tensor, mixture: Mixture) -> Tensor:
-        """log p(x_i | x_<i) for every coordinate: (batch, D), nats."""
+    def _log_conditionals(self, flat: Tensor, context: Tensor | None, relative: Mixture) -> Tensor:
+        """log p(x_i | x_<i) for every coordinate: (batch, D), nats. A density is taken in units of the spread."""
         if self.measure == "discrete":
+            mixture = self._absolute(relative, self._anchor(context), self.unit)
             return logistic_mixture.log_mass(flat, *mixture, self.event)
-        return logistic_mixture.log_density(flat, *mixture)
+        standardised = (flat - self._anchor(context)) / self.unit
+        return logistic_mixture.log_density(standardised, *relative) - self.unit.log()
 
-    def _mixture(self, parameters: Tensor, flat: Tensor, context: Tensor | None, index: int | None = None) -> Mixture:
-        """Raw parameters (..., 3K) of all coordinates, or of one, as mixtures in the dtype of x."""
+    def _relative(self, parameters: Tensor, flat: Tensor) -> Mixture:
+        """Raw parameters (..., 3K) as mixtures relative to anchor and unit, in the dtype of x."""
         logits, loc, log_scale = parameters.to(flat.dtype).chunk(3, dim=-1)
-        anchor, unit = self._anchor(context).expand_as(flat), self.unit
-        if index is not None:
-            anchor, unit = anchor[:, index], unit[index]
-        bounded = LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND)
-        return Mixture(logits, anchor.unsqueeze(-1) + unit.unsqueeze(-1) * loc, bounded + unit.log().unsqueeze(-1))
+        return Mixture(logits, loc, LOG_SCALE_BOUND * torch.tanh(log_scale / LOG_SCALE_BOUND))
+
+    def _absolute(self, relative: Mixture, anchor: Tensor, unit: Tensor) -> Mixture:
+        """The same in the units of x. anchor broadcasts to (batch, D) or (batch,), unit to (D,) or ()."""
+        loc = anchor.unsqueeze(-1) + unit.unsqueeze(-1) * relative.loc
+        return Mixture(relative.logits, loc, relative.log_scale + unit.log().unsqueeze(-1))
 
     def _anchor(self, context: Tensor | None) -> Tensor:
         if self.features.anchored and context is not None and self.context is not None:
@@ -101,18 +105,19 @@ class MADE(DensityModel):
         logit_u = logistic_mixture.logit_uniform((num_samples, self.event.dimensions), self.unit, generator)
         flat = torch.zeros_like(logit_u)
         for index in self.order:
-            parameters = self.conditioner.of_coordinate(self.features(flat, context), index)
-            value = logistic_mixture.inverse_cdf(logit_u[:, index], *self._mixture(parameters, flat, context, index))
+            relative = self._relative(self.conditioner.of_coordinate(self.features(flat, context), index), flat)
+            mixture = self._absolute(relative, self._anchor(context)[..., index], self.unit[index])
+            value = logistic_mixture.inverse_cdf(logit_u[:, index], *mixture)
             flat[:, index] = self.event.quantize(value) if self.measure == "discrete" else value
         return flat.reshape(num_samples, *self.event_shape)
 
     def _causal_score(self, x: Tensor, context: Tensor | None) -> Tensor:
         flat = x.flatten(1)
         with torch.no_grad():
-            mixture = self._mixture(self.conditioner(self.features(flat, context)), flat, context)
+            relative = self._relative(self.conditioner(self.features(flat, context)), flat)
         with torch.enable_grad():
             variable = flat.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self._log_conditionals(variable, mixture).sum(), variable)
+            (gradient,) = torch.autograd.grad(self._log_conditionals(variable, context, relative).sum(), variable)
         return gradient.reshape(x.shape)
 
     def _initialize(self, x: Tensor, context: Tensor | None) -> None:
@@ -141,6 +146,7 @@ class MADEConfig(DensityModelConfig):
     fourier: octaves of sines and cosines of every coordinate among the inputs; fourier_period: the longest period,
     by default a quarter more than the range of the training data.
     order: "natural" (raster), "random" (drawn with order_seed), or the coordinates in the order they are sampled.
+    dropout: share of hidden units dropped in training.
     head: "discretized" gives probabilities of levels, "continuous" a density, "auto" follows the event.
     """
 
@@ -152,6 +158,7 @@ class MADEConfig(DensityModelConfig):
     fourier_period: PositiveFloat | None = None
     order: Literal["natural", "random"] | tuple[NonNegativeInt, ...] = "natural"
     order_seed: NonNegativeInt = 0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     head: Literal["auto", "continuous", "discretized"] = "auto"
 
     def build(self, event: EventSpec, context: ContextSpec | None = None) -> DensityModel:
@@ -168,6 +175,7 @@ class MADEConfig(DensityModelConfig):
             fourier=self.fourier,
             fourier_period=self.fourier_period,
             order=self._order(event.dimensions),
+            dropout=self.dropout,
             discretized=event.levels is not None and self.head != "continuous",
         )
 

@@ -64,7 +64,19 @@ def evaluate(
     for name, (likelihood, split) in measured.items():
         results["likelihoods"][name] = likelihood.summary() | _gap(likelihood, split, data)
         progress.note(f"{name}: {likelihood}")
+    if baseline is not None:
+        plain = measured["baseline"][0].per_example
+        results["gain_over_baseline"] = {
+            name: _paired(likelihood.per_example - plain[: likelihood.n])
+            for name, (likelihood, _) in measured.items()
+            if name != "baseline"
+        }
     return results
+
+
+def _paired(difference: Tensor) -> dict[str, float]:
+    """Mean and standard error of differences between two models on the same examples, nats per example."""
+    return {"nats": difference.mean().item(), "stderr": (difference.std() / len(difference) ** 0.5).item()}
 
 
 def _of_model(model: SmoothedModel, split: Split, draws: int, generator: Generator) -> Likelihood:
@@ -105,8 +117,8 @@ def _gap(likelihood: Likelihood, split: Split, data: DataSource) -> dict[str, An
         exact = data.log_prob(split.x.double().cpu())
     except NoDensityError:
         return {}
-    difference = exact - likelihood.per_example
-    return {"gap": difference.mean().item(), "gap_stderr": (difference.std() / len(difference) ** 0.5).item()}
+    gap = _paired(exact - likelihood.per_example)
+    return {"gap": gap["nats"], "gap_stderr": gap["stderr"]}
 
 
 def _place(split: Split, policy: DevicePolicy, most: int) -> Split:

@@ -141,7 +141,8 @@ def _histogram_figure(figure_class: Any, arrays: dict[str, np.ndarray], event: E
         if index < count:
             values = {name: array.reshape(len(array), -1)[:, index] for name, array in arrays.items()}
             reference = np.concatenate(list(values.values()))
-            edges = np.linspace(*np.quantile(reference, [0.002, 0.998]), 61)
+            low, high = np.quantile(reference, [0.002, 0.998]).tolist()
+            edges = np.linspace(low, high, 61)
             for (name, value), colour in zip(values.items(), COLOURS, strict=False):
                 axis.hist(value, edges, density=True, histtype="step", label=name, color=colour)
             axis.set_xlabel(event.names[index] if event.names else f"$x_{{{index + 1}}}$")
