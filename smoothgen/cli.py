@@ -49,6 +49,8 @@ def train(
     directory = run_dir or free_directory(Path("runs") / loaded.name)
     typer.echo(f"run directory: {directory}", err=True)
     result = fit(loaded, directory, resume=resume, progress=True)
+    if not result.metrics:
+        return  # another process of the same run reports
     show(result.metrics)
     typer.echo(f"everything is in {directory}; look at {directory / 'samples.png'}")
 
@@ -82,10 +84,12 @@ def evaluate(
     run: RunArgument,
     importance_samples: Annotated[list[int] | None, typer.Option("-k", help="Draws K of a bound; repeatable.")] = None,
     max_examples: Annotated[int | None, typer.Option(help="Test examples for the bound.", min=2)] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a trained model on its test split: bounds with units, terms and standard errors."""
+    from smoothgen.checkpoint import write_json
     from smoothgen.errors import NoDensityError
     from smoothgen.evaluation.likelihoods import evaluate as measure
     from smoothgen.experiment import load, load_baseline
@@ -110,7 +114,8 @@ def evaluate(
     if baseline is not None:
         baseline = baseline.to(policy.device)
     metrics = measure(config, model, baseline, config.data.build(), policy, Progress(enabled=False))
-    RunDirectory(run).write_metrics(metrics)
+    if out is not None:
+        write_json(out, metrics)
     show(metrics)
 
 

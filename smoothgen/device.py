@@ -125,7 +125,8 @@ class DevicePolicy:
         policy = MixedPrecisionPolicy(
             param_dtype=None, reduce_dtype=torch.float32 if mixed else None, cast_forward_inputs=False
         )
-        fully_shard(module, mesh=mesh, mp_policy=policy)
+        # resharding after forward, the root too: validation changes the shards, and the next step must see that
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
     @contextlib.contextmanager
     def accumulating(self, wrapped: nn.Module, last: bool) -> Iterator[None]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from smoothgen.sharding import local_shard
+
 
 class ExponentialMovingAverage:
     """Averages tensors in place: average += (1 - d) (tensor - average), d = min(decay, (1 + n) / (10 + n)).
@@ -40,9 +42,3 @@ class ExponentialMovingAverage:
     def _set(self, values: list[Tensor]) -> None:
         for tensor, value in zip(self.live, values, strict=True):
             tensor.detach().copy_(value)
-
-
-def local_shard(parameter: Tensor) -> Tensor:
-    """This process's share of a sharded tensor; other tensors as they are."""
-    to_local = getattr(parameter, "to_local", None)
-    return parameter if to_local is None else to_local()

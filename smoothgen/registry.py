@@ -158,7 +158,7 @@ def register(plugin: object, name: str | None = None) -> Plugin:
 
     For notebooks and tests; a model saved with it loads only where it is registered again.
     """
-    return installed().add(plugin, name or getattr(plugin, "__name__", type(plugin).__name__))
+    return installed().add(plugin, name or str(getattr(plugin, "__name__", type(plugin).__name__)))
 
 
 class ComponentField:

@@ -52,3 +52,15 @@ def load_full_optimizer_state(
         state.setdefault(name, {})[key] = value
     whole: dict[str, Any] = {"state": state, "param_groups": groups}
     set_optimizer_state_dict(module, optimizer, whole, options=OPTIONS)
+
+
+def local_shard(tensor: Tensor) -> Tensor:
+    """This process's share of a sharded tensor; other tensors as they are."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded."""
+    full_tensor = getattr(tensor, "full_tensor", None)
+    return tensor if full_tensor is None else full_tensor()

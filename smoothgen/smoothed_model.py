@@ -145,7 +145,7 @@ class SmoothedModel(DensityModel):
             rows = self.event.to_model(x).repeat(count, *[1] * (x.dim() - 1))
             contexts = None if context is None else context.repeat(count, *[1] * (context.dim() - 1))
             terms = bound_terms(self.kernel, self.density, self.inverter, rows, contexts, generator)
-            parts.append(torch.stack(list(terms)).double().cpu().reshape(3, count, len(x)))
+            parts.append(torch.stack(list(terms)).cpu().double().reshape(3, count, len(x)))
         stacked = torch.cat(parts, dim=1)
         log_mean, effective = importance_weighted(stacked.sum(0))
         means = stacked.mean(1)

@@ -15,35 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
-from smoothgen.config import ExperimentConfig, StageConfig, StageName
+from smoothgen.config import ExperimentConfig, StageConfig
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy, seed_everything
-from smoothgen.ema import ExponentialMovingAverage, local_shard
-from smoothgen.errors import CheckpointError, ConfigError, DataError, Interrupted, NonFiniteError
-from smoothgen.objectives import (
-    InversionObjective,
-    JointObjective,
-    MaximumLikelihood,
-    Objective,
-    SmoothingObjective,
-)
+from smoothgen.diagnosis import bad_gradient, first_bad_output
+from smoothgen.ema import ExponentialMovingAverage
+from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from smoothgen.objectives import Objective
 from smoothgen.progress import Progress
 from smoothgen.run_directory import RunDirectory
-from smoothgen.sharding import full_optimizer_state, full_state, load_full_optimizer_state, load_full_state
+from smoothgen.sharding import (
+    full_optimizer_state,
+    full_state,
+    load_full_optimizer_state,
+    load_full_state,
+    local_shard,
+    whole,
+)
 from smoothgen.smoothed_model import SmoothedModel
+from smoothgen.stages import Stage, plan, schedule
 from smoothgen.training_data import TrainingData
 
 CHECKPOINT_KIND = "checkpoint"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One optimisation: what is minimised, and how."""
-
-    name: StageName
-    objective: Objective
-    settings: StageConfig
 
 
 @dataclass
@@ -74,33 +68,6 @@ class Training:
     """On an accelerator: the first step that was not finite, or -1; read when something is logged."""
 
 
-def plan(config: ExperimentConfig, model: SmoothedModel, baseline: DensityModel | None) -> list[Stage]:
-    """The stages in order: p(x_tilde), then p(x | x_tilde) if it learns; or both jointly where sigma is learned.
-
-    Raises ConfigError where sigma is learnable but the inverter has no density, so that nothing would bound it.
-    """
-    kernel, density, inverter = model.kernel, model.density, model.inverter
-    objectives: dict[StageName, Objective] = {}
-    if kernel.learnable:
-        if not inverter.has_density:
-            raise ConfigError(
-                f'kernel.learnable needs a bound to learn from, which inverter "{config.inverter.type}" does not give; '
-                "use inverter type: conditional, or a fixed sigma"
-            )
-        objectives["joint"] = JointObjective(kernel, density, inverter)
-    else:
-        objectives["density"] = SmoothingObjective(kernel, density)
-        if any(parameter.requires_grad for parameter in inverter.parameters()):
-            objectives["inverter"] = InversionObjective(kernel, inverter)
-    if baseline is not None:
-        objectives["baseline"] = MaximumLikelihood(baseline)
-    return [
-        Stage(name, objective, config.trainer.stage(name))
-        for name, objective in objectives.items()
-        if any(parameter.requires_grad for parameter in objective.parameters())
-    ]
-
-
 class Trainer:
     """Trains every stage of an experiment; the model and the baseline end with the averaged weights."""
 
@@ -120,7 +87,7 @@ class Trainer:
         self.trainees.to(policy.device)
         self.stages = plan(config, model, baseline)
         for stage in self.stages:
-            _check_divisible(stage, policy)
+            stage.check_divisible(policy.world)
         self.data = TrainingData(source, policy, config.seed)
         self.validation = self._validation_split(source)
         self.signum: int | None = None
@@ -135,8 +102,6 @@ class Trainer:
         with self._signals():
             for index, stage in enumerate(self.stages[first:], start=first):
                 self._train_stage(index, stage, saved if index == first else None)
-            if first < len(self.stages):
-                self._save(len(self.stages), None)
 
     def _train_stage(self, index: int, stage: Stage, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         training = self._start(stage, saved)
@@ -144,7 +109,7 @@ class Trainer:
         title = f"{stage.name} ({index + 1}/{len(self.stages)})"
         with self.progress.stage(title, settings.max_steps, position.step) as bar:
             clock, clock_step = time.monotonic(), position.step
-            while position.step < settings.max_steps:
+            while position.step < settings.max_steps and not _exhausted(settings, position):
                 loss, norm = self._step(stage, training)
                 position.loss_sum = position.loss_sum + loss
                 position.loss_count += 1
@@ -158,7 +123,7 @@ class Trainer:
                     best = f", best validation {position.best_loss:.4f}" if position.best_step else ""
                     bar.update(position.step, f"loss {mean:.4f}{best} nats")
                 if position.step % self.config.trainer.validate_every == 0 or ended:
-                    ended = self._validate(stage, training) or ended
+                    self._validate(stage, training)
                     clock, clock_step = time.monotonic(), position.step
                 if self._stopping(position.step):
                     self._save(index, training)
@@ -167,8 +132,6 @@ class Trainer:
                         "the state is saved, continue with --resume",
                         self.signum or signal.SIGTERM,
                     )
-                if ended:
-                    break
                 if position.step % self.config.trainer.checkpoint_every == 0:
                     self._save(index, training)
         self._finish(stage, training)
@@ -201,20 +164,16 @@ class Trainer:
     def _step(self, stage: Stage, training: Training) -> tuple[float | Tensor, float | Tensor]:
         """One update. Returns the loss and the gradient's norm; a step that is not finite changes no weight."""
         settings, step = stage.settings, training.position.step
-        micro_batches = settings.accumulate * self.policy.world
-        size = settings.batch_size // micro_batches
         for group in training.optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(settings, step)
         if not training.objective.training:
             training.objective.train()
         total: Tensor | float = 0.0
         for k in range(settings.accumulate):
-            micro = k * self.policy.world + self.policy.rank
-            batch = self.data.batch(stage.name, step, micro, size, micro_batches)
-            seed_everything(self.config.seed, stage.name, step, micro)
+            x, context = self._micro_batch(stage, step, k)
             with self.policy.accumulating(training.wrapped, k == settings.accumulate - 1):
                 with self.policy.autocast():
-                    loss = training.wrapped(batch.x, batch.context) / settings.accumulate
+                    loss = training.wrapped(x, context) / settings.accumulate
                 loss.backward()
             total = total + loss.detach()
         norm = _clip(training.parameters, settings.clip_norm)
@@ -232,6 +191,15 @@ class Trainer:
             training.average.update(step)
         return loss, norm
 
+    def _micro_batch(self, stage: Stage, step: int, k: int) -> tuple[Tensor, Tensor | None]:
+        """This process's k-th share of a step's examples; afterwards every draw depends on that share alone."""
+        micro_batches = stage.settings.accumulate * self.policy.world
+        micro = k * self.policy.world + self.policy.rank
+        size = stage.settings.batch_size // micro_batches
+        batch = self.data.batch(stage.name, step, micro, size, micro_batches)
+        seed_everything(self.config.seed, stage.name, step, micro)
+        return batch.x, batch.context
+
     def _skip_if_bad(self, training: Training, loss_and_norm: Tensor, step: int) -> None:
         """Lets the fused optimizer skip a bad step on the device itself, without waiting for it."""
         bad = ~loss_and_norm.isfinite().all()
@@ -247,49 +215,23 @@ class Trainer:
 
     def _diagnose(self, stage: Stage, training: Training, step: int, loss: float, norm: float) -> None:
         """Saves the last good state and raises NonFiniteError naming the batch and the first bad module."""
-        bad_gradients = [
-            name
-            for name, parameter in training.objective.named_parameters()
-            if parameter.grad is not None and not bool(_plain(parameter.grad).isfinite().all())
-        ]
-        culprit = self._first_bad_module(stage, training, step) or (
-            f"gradient of {bad_gradients[0]}" if bad_gradients else "the gradient's norm"
-        )
+        bad = bad_gradient(training.objective)
+        culprit = None
+        if self.policy.world == 1:
+            culprit = first_bad_output(training.objective, lambda: self._repeat_forward(stage, training, step))
         training.optimizer.zero_grad(set_to_none=True)
         if self.run is not None:
             self._save(self.stages.index(stage), training)
         raise NonFiniteError(
             f"stage {stage.name}, step {step}: loss {loss:g}, gradient norm {norm:g}; first not finite: "
-            f"{culprit}. The weights before this step are saved; lower trainer.learning_rate or trainer.clip_norm, "
-            "and look for outliers in the data"
+            f"{culprit or bad or 'the norm of the gradient'}. The weights before this step are saved; lower "
+            "trainer.learning_rate or trainer.clip_norm, and look for outliers in the data"
         )
 
-    def _first_bad_module(self, stage: Stage, training: Training, step: int) -> str | None:
-        """The first module whose output is not finite when the failing batch is run again (single process only)."""
-        if self.policy.world > 1:
-            return None
-        found: list[str] = []
-
-        def watch(name: str) -> Any:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                if isinstance(output, Tensor) and not found and not bool(output.isfinite().all()):
-                    found.append(f"output of {name or 'the objective'} ({type(module).__name__})")
-
-            return hook
-
-        handles = [m.register_forward_hook(watch(n)) for n, m in training.objective.named_modules() if n]
-        settings = stage.settings
-        try:
-            for k in range(settings.accumulate):
-                size = settings.batch_size // settings.accumulate
-                batch = self.data.batch(stage.name, step, k, size, settings.accumulate)
-                seed_everything(self.config.seed, stage.name, step, k)
-                with torch.no_grad():
-                    training.objective(batch.x, batch.context)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found[0] if found else None
+    def _repeat_forward(self, stage: Stage, training: Training, step: int) -> None:
+        """The forward passes of a step once more, with the same examples and the same noise."""
+        for k in range(stage.settings.accumulate):
+            training.objective(*self._micro_batch(stage, step, k))
 
     def _log(self, stage: Stage, position: Position, more: dict[str, float]) -> float:
         """Logs the mean loss since the last line, over all processes, and returns it."""
@@ -306,10 +248,10 @@ class Trainer:
             self.run.log(record)
         return loss
 
-    def _validate(self, stage: Stage, training: Training) -> bool:
-        """Measures the averaged weights on the validation split; True when patience has run out."""
+    def _validate(self, stage: Stage, training: Training) -> None:
+        """Measures the averaged weights on the validation split, and keeps the best where there is patience."""
         if self.validation is None:
-            return False
+            return
         with self._averaged(stage, training):
             loss = self.validation_loss(stage, training.wrapped)
             position, patience = training.position, stage.settings.patience
@@ -322,7 +264,6 @@ class Trainer:
         if self.run is not None and self.policy.is_main:
             self.run.log({"stage": stage.name, "step": position.step, "validation_loss": loss})
         self.progress.note(f"{stage.name} step {position.step}: validation loss {loss:.4f} nats")
-        return bool(patience) and position.without_improvement >= patience
 
     @torch.no_grad()
     def validation_loss(self, stage: Stage, wrapped: nn.Module) -> float:
@@ -398,6 +339,14 @@ class Trainer:
         tensors, metadata = read_tensors(self.run.checkpoint, CHECKPOINT_KIND)
         if metadata["stages"] != [stage.name for stage in self.stages]:
             raise CheckpointError(f"{self.run.checkpoint} has the stages {metadata['stages']}, this run others")
+        if metadata["position"]:
+            settings = self.stages[metadata["stage"]].settings
+            parts = settings.accumulate * self.policy.world
+            if metadata["micro_batches"] != parts:
+                raise CheckpointError(
+                    f"{self.run.checkpoint} was written with {metadata['micro_batches']} micro-batches a step "
+                    f"(accumulate x processes), this run has {parts}; continue with the same product"
+                )
         load_weights(self.trainees, _section(tensors, "trainees"), self.run.checkpoint)
         if self.policy.is_main:
             self.run.rewind(metadata["records"])
@@ -450,45 +399,22 @@ class Trainer:
                 signal.signal(number, action)
 
 
-def schedule(settings: StageConfig, step: int) -> float:
-    """The factor of the learning rate at a step (from 0): linear warm-up, then the decay."""
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    past = step - settings.warmup_steps
-    if settings.decay == "constant":
-        return 1.0
-    if settings.decay == "exponential":
-        return settings.decay_rate**past
-    remaining = max(settings.max_steps - settings.warmup_steps, 1)
-    return 0.5 * (1.0 + math.cos(math.pi * min(past / remaining, 1.0)))
+def _exhausted(settings: StageConfig, position: Position) -> bool:
+    """Whether so many validations went by without a new best that the stage ends."""
+    return 0 < settings.patience <= position.without_improvement
 
 
 @torch.no_grad()
 def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
     """The norm of all gradients together, (), after scaling them down to `limit` (0 for none); NaN stays NaN."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = _plain(nn.utils.get_total_norm(gradients, foreach=True))
+    norm = whole(nn.utils.get_total_norm(gradients, foreach=True))
     if limit:
         factor = limit / torch.clamp(norm, min=limit)
         torch._foreach_mul_([local_shard(gradient) for gradient in gradients], factor)
     return norm
 
 
-def _check_divisible(stage: Stage, policy: DevicePolicy) -> None:
-    parts = stage.settings.accumulate * policy.world
-    if stage.settings.batch_size % parts:
-        raise ConfigError(
-            f"trainer.batch_size {stage.settings.batch_size} (stage {stage.name}) is not a multiple of accumulate x "
-            f"processes = {stage.settings.accumulate} x {policy.world}"
-        )
-
-
 def _section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     prefix = f"{name}/"
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _plain(value: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded."""
-    full = getattr(value, "full_tensor", None)
-    return value if full is None else full()

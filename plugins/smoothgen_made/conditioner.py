@@ -118,7 +118,7 @@ class Conditioner(nn.Module):
             degrees = following
         self.layers = nn.ModuleList(layers)
         self.activation = ACTIVATIONS[activation]()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.last = MaskedLinear(rank.repeat_interleave(outputs)[:, None] > degrees[None, :])
 
     def trunk(self, features: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""Placeholder."""
+"""RealNVP: a normalizing flow of affine couplings."""
 
+from smoothgen.component import ComponentConfig
 from smoothgen.hooks import hookimpl
+from smoothgen_realnvp.realnvp import RealNVPConfig
 
 
 @hookimpl
-def smoothgen_components() -> list:
-    return []
+def smoothgen_components() -> list[type[ComponentConfig]]:
+    return [RealNVPConfig]

@@ -87,7 +87,7 @@ def _of_model(model: SmoothedModel, split: Split, draws: int, generator: Generat
 @torch.no_grad()
 def plain_likelihood(density: DensityModel, split: Split, event: EventSpec, generator: Generator | None) -> Likelihood:
     """log p(x) of a plain density, in the units of the data; exact where the density is."""
-    chunks = [density.log_prob(x, context, generator=generator).double().cpu() for x, context in _chunks(split, 1024)]
+    chunks = [density.log_prob(x, context, generator=generator).cpu().double() for x, context in _chunks(split, 1024)]
     log_prob = torch.cat(chunks)
     terms: dict[str, Tensor] = {"log p(x)": log_prob}
     if event.scale:
@@ -114,7 +114,7 @@ def parameter_counts(model: SmoothedModel, baseline: DensityModel | None) -> dic
 
 def _gap(likelihood: Likelihood, split: Split, data: DataSource) -> dict[str, Any]:
     try:
-        exact = data.log_prob(split.x.double().cpu())
+        exact = data.log_prob(split.x.cpu().double())
     except NoDensityError:
         return {}
     gap = _paired(exact - likelihood.per_example)
