@@ -240,11 +240,8 @@ def test_bf16_trains_and_keeps_float32_weights(tmp_path):
 
 
 def test_learned_sigma_moves_and_is_recorded(tmp_path):
-    config = tiny(
-        data="six_modes", kernel__learnable=True, kernel__sigma=0.1, trainer__max_steps=300, trainer__batch_size=256,
-        trainer__learning_rate=0.01,
-    )  # fmt: skip
-    smoothgen.fit(config, tmp_path / "run")
+    overrides = ["trainer.max_steps=500", "kernel.sigma=1.0", "evaluate.max_examples=500", "device.threads=1"]
+    smoothgen.fit("six-modes", tmp_path / "run", overrides=overrides)
     sigma = json.loads((tmp_path / "run/evaluation.json").read_text())["sigma"]
-    assert 0.2 < sigma[0] < 1.0
+    assert 0.4 < sigma[0] < 0.9  # the best lies near 0.63
     assert smoothgen.load(tmp_path / "run").kernel.sigma.tolist() == sigma

@@ -1,0 +1,197 @@
+"""Each kind of bad input through the command line: one clear line, exit code 2, nothing lost."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from command_line import TINY, call
+from filelock import FileLock
+
+import smoothgen
+
+
+@pytest.fixture
+def smoothgen_cli(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments):
+        return call(capsys, monkeypatch, *arguments)
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = copy.deepcopy(TINY)
+    config["trainer"]["max_steps"] = 3
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    smoothgen.fit(config, folder)
+    return folder
+
+
+def write(tmp_path, **changes):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(copy.deepcopy(TINY) | changes))
+    return "config.yaml"
+
+
+def assert_one_line(answer, *parts):
+    assert answer.code == 2, answer.err
+    lines = [line for line in answer.err.splitlines() if not line.startswith("run directory: ")]
+    assert len(lines) == 1, answer.err
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def table(tmp_path, rows, name="data.csv"):
+    (tmp_path / name).write_text("\n".join(rows) + "\n")
+    return {"type": "array", "path": name}
+
+
+GOOD_ROWS = [f"{i},{i * i % 7}" for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["inverter.density.hiden=3"], ["config.yaml: inverter.density.hiden: unknown key", 'did you mean "hidden"']),
+        (["density.type=madee"], ["config.yaml: density", 'unknown type "madee"', 'did you mean "made"', "installed:"]),
+        (["kernel.sigma=0"], ["config.yaml: kernel.sigma: must be a number above 0", "got 0"]),
+        (["kernel.sigma=-1"], ["kernel.sigma", "got -1"]),
+        (["device.device=cuda"], ['"cuda" was asked for']),
+        (["trainer.batch_size=33", "trainer.accumulate=2"], ["batch_size 33", "not a multiple"]),
+        (["data.train_size=none"], ["data.train_size"]),
+        (["inverter.type=gradient", "kernel.type=uniform", "kernel.sigma=.3"], ["kernel uniform"]),
+        (["evaluate.metrics=[elbo]", "inverter.type=gradient"], ["ELBO is undefined"]),
+    ],
+)
+def test_configurations(smoothgen_cli, tmp_path, overrides, parts):
+    if "device.device=cuda" in overrides and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, so asking for it is no mistake")
+    assert_one_line(smoothgen_cli("train", write(tmp_path), *overrides, "--run-dir", "run"), *parts)
+    assert not (tmp_path / "run/checkpoint.safetensors").exists()
+
+
+def test_missing_configuration(smoothgen_cli):
+    assert_one_line(smoothgen_cli("train", "nothing.yaml"), '"nothing.yaml" is neither a recipe', "nor a file")
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ([*GOOD_ROWS, "nan,1"], ["not finite", "fill or remove"]),
+        ([*GOOD_ROWS, "inf,1"], ["not finite"]),
+        (["a,b", *GOOD_ROWS, "1,x"], ["row 42", "'x' is not a number"]),
+        ([*GOOD_ROWS, "1,2,3"], ["row 41 has 3 cells"]),
+        ([""], ["is empty"]),
+        (["1,2", "1,3", "1,5"] * 10, ["constant"]),
+        (["1,2"], ["at least"]),
+    ],
+)
+def test_tables(smoothgen_cli, tmp_path, rows, parts):
+    config = write(tmp_path, data=table(tmp_path, rows))
+    assert_one_line(smoothgen_cli("train", config, "--run-dir", "run"), "data.csv", *parts)
+
+
+def test_missing_file_and_unknown_format(smoothgen_cli, tmp_path):
+    answer = smoothgen_cli("train", write(tmp_path, data={"type": "array", "path": "gone.npy"}))
+    assert_one_line(answer, str(tmp_path / "gone.npy"))
+    (tmp_path / "data.xlsx").write_bytes(b"PK")
+    assert_one_line(smoothgen_cli("train", write(tmp_path, data={"type": "array", "path": "data.xlsx"})), ".xlsx")
+
+
+def test_values_out_of_their_range_or_levels(smoothgen_cli, tmp_path):
+    np.save(tmp_path / "data.npy", np.arange(40.0).reshape(20, 2))
+    data = {"type": "array", "path": "data.npy"}
+    assert_one_line(smoothgen_cli("train", write(tmp_path, data=data | {"levels": 17})), "data.npy", "0")
+    bounded = data | {"low": 0.0, "high": 10.0, "standardize": False}
+    assert_one_line(smoothgen_cli("train", write(tmp_path, data=bounded)), "data.npy", "outside [0.0, 10.0]")
+
+
+def test_pickles_are_refused(smoothgen_cli, tmp_path):
+    np.save(tmp_path / "data.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    answer = smoothgen_cli("train", write(tmp_path, data={"type": "array", "path": "data.npy"}))
+    assert_one_line(answer, "data.npy", "pickle")
+
+
+def test_runs_that_are_not_there_or_not_whole(smoothgen_cli, tmp_path, finished):
+    assert_one_line(smoothgen_cli("sample", "nowhere"), "nowhere", "no model is saved there")
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    for path in finished.iterdir():
+        if path.is_file():
+            (copied / path.name).write_bytes(path.read_bytes())
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert_one_line(smoothgen_cli("sample", copied), "model.safetensors is damaged")
+    weights.write_bytes((finished / "checkpoint.safetensors").read_bytes())
+    assert_one_line(smoothgen_cli("sample", copied), "was not written by smoothgen as a model")
+
+
+def test_a_second_writer_and_a_second_run(smoothgen_cli, tmp_path, finished):
+    before = (finished / "model.safetensors").read_bytes()
+    assert_one_line(smoothgen_cli("train", write(tmp_path), "--run-dir", finished), "already holds a run", "--resume")
+    (tmp_path / "busy").mkdir()
+    with FileLock(tmp_path / "busy/.lock"):
+        answer = smoothgen_cli("train", write(tmp_path), "--run-dir", "busy")
+    assert_one_line(answer, "another process")
+    (tmp_path / "file").touch()
+    assert_one_line(smoothgen_cli("train", write(tmp_path), "--run-dir", "file"), "cannot use file as run directory")
+    assert (finished / "model.safetensors").read_bytes() == before
+
+
+def test_resume_needs_to_know_what(smoothgen_cli, tmp_path, finished):
+    assert_one_line(smoothgen_cli("train", write(tmp_path), "--resume"), "--resume needs --run-dir")
+    answer = smoothgen_cli("train", write(tmp_path), "seed=5", "--run-dir", finished, "--resume")
+    assert_one_line(answer, "started with another")
+
+
+def test_denoising_input_of_the_wrong_kind(smoothgen_cli, tmp_path, finished):
+    np.save(tmp_path / "wide.npy", np.zeros((4, 3)))
+    assert_one_line(smoothgen_cli("denoise", finished, "wide.npy"), "wide.npy", "(3,)", "(2,)")
+    np.save(tmp_path / "nan.npy", np.full((4, 2), np.nan))
+    assert_one_line(smoothgen_cli("denoise", finished, "nan.npy"), "not finite")
+    assert_one_line(smoothgen_cli("denoise", finished, "nan.npy", "--method", "magic"), "magic", "single-step")
+    assert_one_line(smoothgen_cli("sample", finished, "--out", "x.doc"), ".doc")
+    assert_one_line(smoothgen_cli("sample", finished, "--device", "tpu"), "--device")
+
+
+def test_the_commands_do_what_they_say(smoothgen_cli, tmp_path, finished):
+    for name in ("s.npy", "s.npz", "s.csv", "s.safetensors", "s.png"):
+        answer = smoothgen_cli("sample", finished, "-n", "12", "--out", name)
+        assert answer.code == 0, answer.err
+        assert (tmp_path / name).stat().st_size > 0
+    assert np.load(tmp_path / "s.npy").shape == (12, 2)
+    first = np.load(tmp_path / "s.npy")
+    smoothgen_cli("sample", finished, "-n", "12", "--out", "again.npy")
+    assert np.array_equal(first, np.load(tmp_path / "again.npy"))
+    for method in ("inverter", "single-step"):
+        answer = smoothgen_cli("denoise", finished, "s.npy", "--out", "d.npy", "--method", method)
+        assert answer.code == 0, answer.err
+        assert np.load(tmp_path / "d.npy").shape == (12, 2)
+    answer = smoothgen_cli("evaluate", finished, "-k", "3", "--max-examples", "20", "--out", "numbers.json")
+    assert answer.code == 0, answer.err
+    assert "iw-3" in answer.out
+    assert "exact entropy" in answer.out
+    assert smoothgen_cli("recipes").code == 0
+    assert "made" in smoothgen_cli("plugins").out
+    assert '"$defs"' in smoothgen_cli("schema").out
+
+
+def test_a_table_of_ones_own_keeps_its_units_and_names(smoothgen_cli, tmp_path):
+    generator = np.random.default_rng(0)
+    rows = [f"{1000 + 50 * a:.3f},{0.01 * b:.6f}" for a, b in generator.normal(size=(300, 2))]
+    config = write(tmp_path, data=table(tmp_path, ["height,weight", *rows]))
+    answer = smoothgen_cli("train", config, "--run-dir", "run", "trainer.max_steps=300")
+    assert answer.code == 0, answer.err
+    smoothgen_cli("sample", "run", "-n", "400", "--out", "s.csv")
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert lines[0] == "height,weight"
+    samples = np.array([[float(cell) for cell in line.split(",")] for line in lines[1:]])
+    assert abs(samples[:, 0].mean() - 1000) < 20
+    assert 0.005 < samples[:, 1].std() < 0.02
+    assert "units of the data" in answer.out
