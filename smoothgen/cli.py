@@ -143,7 +143,7 @@ def denoise(
     model = load(run).to(policy.device)
     if model.context is not None:
         raise ConfigError(f"{run} was trained with a context; use model.denoise(x_tilde, context) from Python")
-    noisy = torch.as_tensor(read_array(data).values, dtype=torch.float32)
+    noisy = torch.tensor(read_array(data).values, dtype=torch.float32)
     if tuple(noisy.shape[1:]) != model.event_shape:
         if noisy[0].numel() != model.event.dimensions:
             raise DataError(f"{data}: examples have shape {tuple(noisy.shape[1:])}, the model's {model.event_shape}")

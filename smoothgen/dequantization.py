@@ -29,7 +29,7 @@ class UniformDequantization(DensityModel):
 
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
         width = self.event.bin_width
-        uniform = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        uniform = torch.empty_like(x).uniform_(generator=generator)
         log_density = self.density.log_prob(x + (uniform - 0.5) * width, context, generator=generator)
         return log_density + self.event.dimensions * math.log(width)
 

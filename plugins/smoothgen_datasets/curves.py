@@ -1,4 +1,4 @@
-"""A curve in the plane and its reflection in a point, with Gaussian noise: the density is an integral along the curve."""
+"""A curve in the plane and its reflection in a point, with Gaussian noise: p is an integral along the curve."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from smoothgen_datasets.toy import ToyConfig, ToySource, category, constant, nor
 
 SMALLEST_NOISE = 0.02
 """The least noise a configuration may ask for: nodes grow like 1 / noise, the entropy's grid like 1 / noise^2."""
+PANEL = 1.5
+"""Length of a quadrature panel along the curve, in noises."""
 ELEMENTS_AT_ONCE = 4_000_000
 
 
 class CurvePair(ToySource):
-    """x = c(t) or its reflection 2 centre - c(t), equally likely, plus N(0, noise^2 I); t = t(u), u uniform on [0, 1].
+    """x = c(u) or its reflection 2 centre - c(u), equally likely, plus N(0, noise^2 I), u uniform on [0, 1].
 
-    p(x) = the integral over u of N(x; c(t(u)), noise^2 I), by composite Gauss-Legendre: panels of about one noise along
-    the curve, ten nodes each. Relative error below 1e-9 within 10 noises of the curve, growing slowly beyond.
+    p(x) = the integral over u of N(x; c(u), noise^2 I), by composite Gauss-Legendre in sqrt(u), on which a spiral
+    depends smoothly, in panels of 1.5 noises along the curve with ten nodes each. The error of log p is below 1e-5 nats
+    within 10 noises of the curve, where log p is about -50, and below 1e-2 at 40, where it is about -800.
     """
 
     def __init__(self, config: ToyConfig, centre: tuple[float, float], noise: float) -> None:
@@ -35,13 +38,15 @@ class CurvePair(ToySource):
     @cached_property
     def _nodes(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
         """Both coordinates of the quadrature nodes on the two curves, and their weights, which sum to one."""
-        u = torch.linspace(0.0, 1.0, 20_001, dtype=torch.float64).square()
-        steps = torch.linalg.vector_norm(self._curve(u).diff(dim=0), dim=1)
+        root = torch.linspace(0.0, 1.0, 20_001, dtype=torch.float64)
+        steps = torch.linalg.vector_norm(self._curve(root.square()).diff(dim=0), dim=1)
         length = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
-        wanted = torch.linspace(0.0, length[-1].item(), math.ceil(length[-1].item() / self.noise) + 1, dtype=length.dtype)
-        edges = u[torch.searchsorted(length, wanted).clamp_max(len(u) - 1)]
+        total = length[-1].item()
+        wanted = torch.linspace(0.0, total, math.ceil(total / (PANEL * self.noise)) + 1, dtype=length.dtype)
+        edges = root[torch.searchsorted(length, wanted).clamp_max(len(root) - 1)]
         points, weights = panels(edges.unique())
-        curve = self._curve(points)
+        weights = 2.0 * points * weights
+        curve = self._curve(points.square())
         both = torch.cat([curve, 2.0 * torch.tensor(self.centre, dtype=curve.dtype) - curve])
         return tuple(both[:, 0].tolist()), tuple(both[:, 1].tolist()), tuple((0.5 * weights).repeat(2).tolist())
 
@@ -76,7 +81,7 @@ class CurvePair(ToySource):
         return -torch.special.xlogy(density, density).sum().item() * step**2
 
     def _profile(self, nodes: Tensor, step: float) -> Tensor:
-        """(grid, nodes): N(grid point; node, noise^2) in one coordinate, on a grid reaching 9 noises beyond the nodes."""
+        """(grid, nodes): N(point; node, noise^2) in one coordinate, on a grid reaching 9 noises beyond the nodes."""
         low, high = nodes.min().item() - 9.0 * self.noise, nodes.max().item() + 9.0 * self.noise
         grid = low + step * torch.arange(math.ceil((high - low) / step) + 1, dtype=nodes.dtype)
         exponent = -0.5 * ((grid[:, None] - nodes) / self.noise).square()

@@ -38,7 +38,7 @@ class EightGaussians(ToySource):
         return torch.logsumexp(-0.5 * distances / variance, 1) - math.log(2.0 * math.pi * variance * MODES)
 
     def _compute_entropy(self) -> float:
-        """The mean of -log p over the Gaussian on the first axis (all are alike), by Gauss-Legendre in both coordinates."""
+        """The mean of -log p over the Gaussian on the first axis (all are alike), by Gauss-Legendre."""
         first, first_weights = around(self.radius, self.noise)
         second, second_weights = around(0.0, self.noise)
         x = torch.cartesian_prod(first, second)

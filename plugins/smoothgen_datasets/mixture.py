@@ -45,7 +45,7 @@ class Mixture1D(ToySource):
         return torch.logsumexp(log_components + weights.log(), 1)
 
     def _compute_entropy(self) -> float:
-        """By Gauss-Legendre between all points m_k + j s_k, |j| <= 12: every bump is cut into panels of its own width."""
+        """By Gauss-Legendre between all points m_k + j s_k, |j| <= 12: panels as narrow as the bump they cover."""
         steps = torch.arange(-12, 13, dtype=torch.float64)
         means, stds = (torch.tensor(v, dtype=torch.float64) for v in (self.means, self.stds))
         edges = (means[:, None] + stds[:, None] * steps).flatten().unique()

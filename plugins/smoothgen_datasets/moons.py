@@ -15,7 +15,7 @@ from smoothgen_datasets.toy import ToyConfig
 
 
 class Moons(CurvePair):
-    """c = (cos pi u, sin pi u), u uniform on [0, 1], and its reflection in (0.5, 0.25): (1 - cos pi u, 0.5 - sin pi u)."""
+    """c(u) = (cos pi u, sin pi u) and its reflection in (0.5, 0.25), (1 - cos pi u, 0.5 - sin pi u)."""
 
     def __init__(self, config: MoonsConfig) -> None:
         super().__init__(config, (0.5, 0.25), config.noise)

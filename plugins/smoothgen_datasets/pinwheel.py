@@ -31,7 +31,8 @@ class Pinwheel(ToySource):
     def _sample(self, n: int, generator: Generator) -> Tensor:
         along, across = normal((2, n), generator)
         along, across = 1.0 + self.radial_std * along, self.tangential_std * across
-        angle = category(n, self.arms, generator) * (2.0 * math.pi / self.arms) + self.twist * along.hypot(across)
+        arm = category(n, self.arms, generator).to(along.dtype)
+        angle = arm * (2.0 * math.pi / self.arms) + self.twist * along.hypot(across)
         return torch.stack(rotate(SCALE * along, SCALE * across, angle), dim=1)
 
     def _log_prob(self, x: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ class RingsConfig(ToyConfig):
     """Concentric circles around the origin, equally likely, with isotropic Gaussian noise.
 
     The defaults have an entropy of 2.6232 nats.
-    Source: the "rings" in the code of FFJORD (arXiv 1810.01367) and CIF (arXiv 1909.13833). The paper (arXiv 2103.15089,
-    section 4.2) does not define its own "Rings", but the likelihoods it reports agree with these.
+    Source: the "rings" in the code of FFJORD (arXiv 1810.01367) and CIF (arXiv 1909.13833). The paper (arXiv
+    2103.15089, section 4.2) does not define its own "Rings", but the likelihoods it reports agree with these.
 
     radii: of the circles. noise: standard deviation of each coordinate's noise.
     """

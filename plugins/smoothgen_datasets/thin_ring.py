@@ -42,8 +42,8 @@ class ThinRing(ToySource):
     def _smoothed_log_prob(self, x: Tensor, sigma: float) -> Tensor:
         """The circle's smoothed density averaged over R given rho, by Gauss-Hermite quadrature.
 
-        N(R; radius, noise^2) exp(-(rho - R)^2 / (2 sigma^2)) is a Gaussian in R times N(rho; radius, noise^2 + sigma^2),
-        so only i0e(rho R / sigma^2), which is smooth in R, is left to average. The negative R, below one in 10^6, are reflected.
+        N(R; radius, noise^2) exp(-(rho - R)^2 / (2 sigma^2)) is a Gaussian in R times a Gaussian in rho, so only
+        i0e(rho R / sigma^2), which is smooth in R, is left to average. Negative R, below one in 10^6, are reflected.
         """
         distance = torch.linalg.vector_norm(x, dim=1)
         total = self.noise**2 + sigma**2

@@ -72,7 +72,7 @@ class ToySource(DataSource, ABC):
 
     @final
     def smoothed_log_prob(self, x: Tensor, sigma: float) -> Tensor:
-        """The exact log density at x (batch, D) of the data plus N(0, sigma^2) noise on every coordinate: (batch,), nats.
+        """The exact log density at x (batch, D) of the data plus N(0, sigma^2 I) noise: (batch,), nats.
 
         Raises ShapeError; NoClosedFormError where the convolution has no closed form.
         """

@@ -15,7 +15,7 @@ from smoothgen_datasets.toy import ToyConfig
 
 
 class TwoSpirals(CurvePair):
-    """c(t) = (-t cos t, t sin t) / 3 with t = 3 pi sqrt(u): one and a half turns, and their mirror image in the origin."""
+    """c(t) = (-t cos t, t sin t) / 3 with t = 3 pi sqrt(u), one and a half turns, and its reflection in the origin."""
 
     def __init__(self, config: TwoSpiralsConfig) -> None:
         super().__init__(config, (0.0, 0.0), config.noise)

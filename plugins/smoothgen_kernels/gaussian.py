@@ -17,7 +17,7 @@ class GaussianKernel(ProductKernel):
     """q(x_tilde | x) = N(x_tilde; x, sigma^2). Entropy per coordinate: log(2 pi e sigma^2) / 2 nats."""
 
     def _standard_noise(self, like: Tensor, generator: Generator | None) -> Tensor:
-        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+        return torch.empty_like(like).normal_(generator=generator)
 
     def _standard_log_prob(self, noise: Tensor) -> Tensor:
         return -0.5 * noise.square() - 0.5 * math.log(2.0 * math.pi)

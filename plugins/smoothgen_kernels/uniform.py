@@ -20,7 +20,7 @@ class UniformKernel(ProductKernel):
     """Independent noise on [-a, a], a = sigma sqrt(3). Entropy per coordinate: log(2 a) nats."""
 
     def _standard_noise(self, like: Tensor, generator: Generator | None) -> Tensor:
-        uniform = torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+        uniform = torch.empty_like(like).uniform_(generator=generator)
         return (2.0 * uniform - 1.0) * HALF_WIDTH
 
     def _standard_log_prob(self, noise: Tensor) -> Tensor:

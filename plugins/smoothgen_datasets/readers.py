@@ -1,0 +1,189 @@
+"""Tables and arrays from files: csv with the columns that are wanted, every other format by the core's reader."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from array import array as compact
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from smoothgen.arrays import ENDINGS, read_array
+from smoothgen.component import nearest
+from smoothgen.errors import DataError
+
+Column = str | int
+
+
+@dataclass(frozen=True)
+class Table:
+    """values (n, ...), numeric; names of the columns, or empty; lines: where in the file each row is, or empty."""
+
+    path: Path
+    values: np.ndarray
+    names: tuple[str, ...] = ()
+    lines: tuple[int, ...] = ()
+
+    def where(self, index: tuple[int, ...]) -> str:
+        """How a person finds the value values[index] in the file."""
+        row, *coordinate = index
+        place = f"row {self.lines[row]}" if self.lines else f"row {row} (the first is 0)"
+        if not coordinate:
+            return place
+        return f"{place}, {column_name(self.names, tuple(coordinate))}"
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """header: whether the first row names the columns; None to find out."""
+
+    delimiter: str = ","
+    header: bool | None = None
+
+
+def column_name(names: Sequence[str], coordinate: tuple[int, ...]) -> str:
+    """`column "height"`, or `column 3` where columns have no names; the first is 0."""
+    if names and len(coordinate) == 1:
+        return f'column "{names[coordinate[0]]}"'
+    return f"column {', '.join(map(str, coordinate))}"
+
+
+def read_table(path: Path, key: str | None, columns: Sequence[Column] | None, form: CsvFormat) -> Table:
+    """The array in a file, of a csv file only the wanted columns (all where None).
+
+    Raises DataError: what is wrong, where, and what to do.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        raise DataError(f"{path} is a folder ({path.absolute()}); give the path of one file: {', '.join(ENDINGS)}")
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{path} is empty ({path.absolute()} has no bytes); write it again")
+    if path.suffix.lower() == ".csv" and path.is_file() and key is None:
+        return read_csv(path, columns, form)
+    try:
+        values = read_array(path, key).values
+    except (zlib.error, TypeError, RuntimeError) as error:  # damaged or encrypted archives; types numpy has no name for
+        raise DataError(f"{path} cannot be read as {path.suffix}: {error}; write it again as plain numbers") from error
+    if columns is None:
+        return Table(path, values)
+    if values.ndim != 2:
+        raise DataError(f"{path}: columns can be chosen from a table (n, D), not from shape {values.shape}")
+    return Table(path, values[:, choose(columns, (), values.shape[1], path)])
+
+
+def choose(columns: Sequence[Column], names: Sequence[str], count: int, path: Path) -> list[int]:
+    """Indices of columns given by name or number. Raises DataError for one that is not there."""
+    indices = []
+    for column in columns:
+        if isinstance(column, str) and column in names:
+            indices.append(list(names).index(column))
+        elif isinstance(column, int) and column < count:
+            indices.append(column)
+        else:
+            known = ", ".join(names) if names else f"0 to {count - 1}, without names"
+            raise DataError(f'{path} has no column "{column}"{nearest(column, names)}; its columns: {known}')
+    return indices
+
+
+def read_csv(path: Path, columns: Sequence[Column] | None, form: CsvFormat) -> Table:
+    """Reads line by line; cells that are not wanted may hold anything. Row numbers are lines of the file."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = _rows(csv.reader(file, delimiter=form.delimiter))
+            return _parse(rows, path, columns, form)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+    except (csv.Error, OSError) as error:
+        raise DataError(f"{path} cannot be read as .csv: {error}") from error
+
+
+def _rows(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of every row that is not blank."""
+    for cells in reader:
+        if len(cells) > 1 or (cells and cells[0].strip()):
+            yield reader.line_num, [cell.strip() for cell in cells]  # type: ignore[attr-defined]
+
+
+def _parse(
+    rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[Column] | None, form: CsvFormat
+) -> Table:
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{path} is empty; it needs a row for each example")
+    width = len(first[1])
+    names = _header(first, path, columns, form)
+    wanted = list(range(width)) if columns is None else choose(columns, names, width, path)
+    numbers, lines = compact("d"), []
+    for line, cells in rows if names else _again(first, rows):
+        if len(cells) != width:
+            raise DataError(
+                f"{path}: row {line} has {len(cells)} cells, the first row {width}; mend that row{_hint(cells, form)}"
+            )
+        try:
+            numbers.extend([float(cells[column]) for column in wanted])
+        except ValueError:
+            raise _no_number(path, line, cells, wanted, names, form) from None
+        lines.append(line)
+    if not lines:
+        raise DataError(f"{path} holds a header and no rows; it needs a row for each example")
+    values = np.frombuffer(numbers, dtype=np.float64).reshape(len(lines), len(wanted))
+    return Table(path, values, tuple(names[column] for column in wanted) if names else (), tuple(lines))
+
+
+def _again(first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    yield first
+    yield from rows
+
+
+def _header(
+    first: tuple[int, list[str]], path: Path, columns: Sequence[Column] | None, form: CsvFormat
+) -> tuple[str, ...]:
+    """The names of the columns, or nothing where the first row holds numbers."""
+    line, cells = first
+    texts = [cell for cell in cells if not _is_number(cell)]
+    by_name = any(isinstance(column, str) for column in columns or ())
+    header = form.header if form.header is not None else by_name or len(texts) == len(cells)
+    if not header and form.header is None and texts:
+        raise DataError(
+            f"{path}: row {line} holds numbers and text ({texts[0]!r}): the names of the columns, or a bad row? "
+            "Set header: true or header: false"
+        )
+    if not header:
+        return ()
+    names = tuple(cell or f"column {index}" for index, cell in enumerate(cells))
+    repeated = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if repeated is not None:
+        raise DataError(f'{path}: two columns are called "{repeated}"; rename one')
+    return names
+
+
+def _no_number(
+    path: Path, line: int, cells: list[str], wanted: list[int], names: tuple[str, ...], form: CsvFormat
+) -> DataError:
+    column = next(index for index in wanted if not _is_number(cells[index]))
+    what = f"{cells[column]!r:.40} is not a number" if cells[column] else "the cell is empty"
+    return DataError(
+        f"{path}: row {line}, {column_name(names, (column,))}: {what}; fill or remove it, or choose other columns"
+        f"{_hint(cells, form)}"
+    )
+
+
+def _hint(cells: list[str], form: CsvFormat) -> str:
+    """What to say where the whole row came as one cell."""
+    for delimiter in (",", ";", "\t"):
+        if len(cells) == 1 and delimiter != form.delimiter and delimiter in cells[0]:
+            return f"; if {delimiter!r} separates the cells, set delimiter: {delimiter!r}"
+    return ""
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
