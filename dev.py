@@ -52,7 +52,7 @@ def main() -> None:
     job, *rest = sys.argv[1:] or ["run"]
     if job not in EXTRAS:
         sys.exit(f"dev.py: unknown job {job!r}; one of {', '.join(EXTRAS)}")
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts this may have any python
         sys.exit(f"dev.py: smoothgen needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     setup(EXTRAS[job])
     python = str(PYTHON)

@@ -145,9 +145,11 @@ class DevicePolicy:
             finally:
                 sharded.set_requires_gradient_sync(True)
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The mixed-precision context of forward passes."""
-        return torch.autocast(self.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16-mixed")
+        if self.config.precision == "32-true":
+            return contextlib.nullcontext()
+        return torch.autocast(self.type, dtype=torch.bfloat16)
 
     def place(self, value: Tensor) -> Tensor:
         """A tensor on the policy's device."""

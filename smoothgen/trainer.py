@@ -176,7 +176,7 @@ class Trainer:
                     loss = training.wrapped(x, context) / settings.accumulate
                 loss.backward()
             total = total + loss.detach()
-        norm = _clip(training.parameters, settings.clip_norm)
+        norm = _clip(training.parameters, settings.clip_norm, self.policy.synchronous)
         loss_and_norm = torch.stack([torch.as_tensor(total).to(norm.dtype), norm])
         if self.policy.synchronous:
             loss, norm = loss_and_norm.tolist()
@@ -186,7 +186,8 @@ class Trainer:
             loss, norm = loss_and_norm.unbind()
             self._skip_if_bad(training, loss_and_norm, step)
         training.optimizer.step()
-        training.optimizer.zero_grad(set_to_none=True)
+        for parameter in training.parameters:
+            parameter.grad = None
         if settings.ema_decay:
             training.average.update(step)
         return loss, norm
@@ -405,11 +406,14 @@ def _exhausted(settings: StageConfig, position: Position) -> bool:
 
 
 @torch.no_grad()
-def _clip(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """The norm of all gradients together, (), after scaling them down to `limit` (0 for none); NaN stays NaN."""
+def _clip(parameters: list[nn.Parameter], limit: float, synchronous: bool) -> Tensor:
+    """The norm of all gradients together, (), after scaling them down to `limit` (0 for none); NaN stays NaN.
+
+    synchronous: reading the norm costs nothing, so that gradients within the limit need not be scaled by 1.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = whole(nn.utils.get_total_norm(gradients, foreach=True))
-    if limit:
+    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    if limit and not (synchronous and float(norm) <= limit):
         factor = limit / torch.clamp(norm, min=limit)
         torch._foreach_mul_([local_shard(gradient) for gradient in gradients], factor)
     return norm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import zlib
 from array import array as compact
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,13 +64,22 @@ def read_table(path: Path, key: str | None, columns: Sequence[Column] | None, fo
         return read_csv(path, columns, form)
     try:
         values = read_array(path, key).values
-    except (zlib.error, TypeError, RuntimeError) as error:  # damaged or encrypted archives; types numpy has no name for
-        raise DataError(f"{path} cannot be read as {path.suffix}: {error}; write it again as plain numbers") from error
+    except DataError as error:
+        raise DataError(_first_line(error)) from error
+    except Exception as error:  # damaged bytes make zipfile, zlib, numpy's header parser and safetensors raise anything
+        raise DataError(
+            f"{path} cannot be read as {path.suffix}: {type(error).__name__}: {_first_line(error)}; it is damaged, or "
+            "holds a type that numpy lacks: write it again as plain numbers"
+        ) from error
     if columns is None:
         return Table(path, values)
     if values.ndim != 2:
         raise DataError(f"{path}: columns can be chosen from a table (n, D), not from shape {values.shape}")
     return Table(path, values[:, choose(columns, (), values.shape[1], path)])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def choose(columns: Sequence[Column], names: Sequence[str], count: int, path: Path) -> list[int]:

@@ -17,9 +17,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import smoothgen
-from smoothgen.config import EvaluationConfig, ExperimentConfig, TrainerConfig
+from smoothgen.config import EvaluationConfig, ExperimentConfig, TrainerConfig, recipes
 from smoothgen.device import DeviceConfig
 from smoothgen.registry import installed
+from smoothgen_datasets.toy import ToyConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -50,6 +51,12 @@ def blocks(page: Path, language: str) -> list[tuple[int, str, bool]]:
             code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.M)
             found.append((line, code, not before.startswith("<!-- not-run")))
     return found
+
+
+def titled(page: Path) -> list[tuple[str, str]]:
+    """(file name, content) of every YAML block that names a file: the page's code may read it."""
+    found = re.findall(r"^```yaml title=\"([\w.-]+)\"\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    return [(name, code) for name, code in found]
 
 
 def without_code(text: str) -> str:
@@ -89,6 +96,8 @@ def test_python_blocks_run(
     if any("runs/digits" in code for _, code in runs):
         (tmp_path / "runs").mkdir()
         (tmp_path / "runs" / "digits").symlink_to(request.getfixturevalue("digits_run"))
+    for title, code in titled(page):
+        (tmp_path / title).write_text(code)
     module = ModuleType(f"docs_{page.stem.replace('-', '_')}")  # pydantic and pluggy look their names up in a module
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with torch.random.fork_rng(devices=[]):
@@ -163,7 +172,7 @@ def shown(default: Any) -> str:
     if isinstance(default, tuple):
         return "[" + ", ".join(str(value) for value in default) + "]"
     if default is None or isinstance(default, bool):
-        return str(default).lower()
+        return "null" if default is None else str(default).lower()
     return str(default)
 
 
@@ -176,7 +185,7 @@ def documented() -> list[tuple[str, type[BaseModel]]]:
         ("Device", DeviceConfig),
     ]
     own = [
-        (tag, cls)
+        ("Toy sets" if issubclass(cls, ToyConfig) else tag, cls)
         for components in installed().components.values()
         for tag, cls in components.items()
         if cls.__module__.partition(".")[0].startswith("smoothgen")
@@ -186,11 +195,18 @@ def documented() -> list[tuple[str, type[BaseModel]]]:
 
 @pytest.mark.parametrize(("heading", "cls"), documented(), ids=lambda value: getattr(value, "__name__", value))
 def test_the_configuration_reference_is_complete(heading: str, cls: type[BaseModel]) -> None:
-    """Every key has a row | `key` | default | meaning | under the component's heading, with its true default."""
+    """Every key has a row | `key` | default | meaning | under the component's heading, with its true default.
+
+    The toy sets share a heading: there a set has a row | `set` |, and its own keys have rows | `set.key` |.
+    """
     sections = re.split(r"^#+ +", (DOCS / "reference" / "config.md").read_text(), flags=re.M)
     found = [s for s in sections if heading in re.split(r", *", s.partition("\n")[0].strip())]
     assert found, f"docs/reference/config.md: no heading for {heading!r} ({cls.__name__})"
-    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) *\|", "\n".join(found), flags=re.M))
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]*?) *\|", "\n".join(found), flags=re.M))
+    if issubclass(cls, ToyConfig):
+        own = f"{cls.tag()}."
+        assert cls.tag() in rows, f"docs/reference/config.md: {heading}: no row for `{cls.tag()}`"
+        rows |= {name.removeprefix(own): default for name, default in rows.items() if name.startswith(own)}
     for key, field in cls.model_fields.items():
         if key == "type":
             continue
@@ -214,12 +230,27 @@ def test_yaml_blocks_are_valid_configurations() -> None:
 
 
 def test_the_command_reference_names_every_command_and_option() -> None:
+    from typer.main import get_command
+
     from smoothgen.cli import app
 
     page = (DOCS / "reference" / "cli.md").read_text()
-    for command in app.registered_commands:
-        name = command.name or command.callback.__name__.replace("_", "-")
-        assert f"smoothgen {name}" in page, f"docs/reference/cli.md does not name the command {name}"
+    usage = {line.split()[1]: line for line in page.splitlines() if line.startswith("smoothgen ")}
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert name in usage, f"docs/reference/cli.md does not name the command {name}"
+        for parameter in command.params:
+            options = [option for option in parameter.opts if option.startswith("-")]
+            known = not options or any(f"[{option}" in usage[name] for option in options)
+            assert known or "--help" in options, f"docs/reference/cli.md: {name} without {options[0]}"
+        for option in re.findall(r"\[(-[\w-]+)", usage[name]):
+            named = any(option in parameter.opts for parameter in command.params)
+            assert named, f"docs/reference/cli.md: {name} has no {option}"
+
+
+def test_the_configuration_reference_names_every_recipe() -> None:
+    page = (DOCS / "reference" / "config.md").read_text()
+    for name in recipes():
+        assert f"| `{name}` |" in page, f"docs/reference/config.md: no row for the recipe {name}"
 
 
 def test_every_public_name_is_in_the_python_reference() -> None:

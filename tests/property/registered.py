@@ -1,0 +1,187 @@
+"""Every registered density and kernel, ready to test: a plugin that registers a part is covered without further ado.
+
+A part with required keys, or with defaults too large for a test, has its settings here; any other is built from
+its defaults, with small values for the usual keys of a network.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Generator, Tensor
+
+import smoothgen
+from smoothgen.component import ComponentConfig
+from smoothgen.density_model import DensityModel, DensityModelConfig
+from smoothgen.dequantization import build_density
+from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.noise_kernel import NoiseKernelConfig
+
+MADE = {"type": "made", "hidden": [16, 16], "components": 3}
+DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
+    "made": {
+        "": {"hidden": (16, 16), "components": 3},
+        "fourier": {
+            "hidden": (12, 16),
+            "components": 2,
+            "fourier": 2,
+            "order": "random",
+            "order_seed": 5,
+            "activation": "tanh",
+        },
+        "dequantised": {"hidden": (16, 16), "components": 2, "head": "continuous"},
+    },
+    "realnvp": {
+        "": {"layers": 4, "hidden": (16, 16)},
+        "fourier": {"layers": 5, "hidden": (16,), "fourier": 1, "split": "halves", "activation": "tanh"},
+        "bare": {"layers": 3, "hidden": (16,), "split": "random", "split_seed": 1, "actnorm": False, "anchor": False},
+    },
+    "smoothed": {
+        "": {
+            "kernel": {"type": "laplace", "sigma": 0.8},
+            "density": MADE,
+            "inverter": {"type": "conditional", "density": MADE},
+        }
+    },
+}
+KERNELS: dict[str, dict[str, Any]] = {}
+SMALL = {"hidden": (16, 16), "components": 3, "couplings": 4, "layers": 4, "depth": 2, "width": 16, "filters": 8}
+LEAST_COORDINATES = {"realnvp": 2}
+"""Densities that refuse fewer coordinates."""
+
+NOISE_STD = 0.5
+CONTEXTS = ("no context", "features", "noisy copy", "noisy copy + features")
+
+
+@dataclass(frozen=True)
+class DensityCase:
+    """A density to build: one set of settings of one registered configuration."""
+
+    name: str
+    config: DensityModelConfig
+
+    def builds(self, event: EventSpec) -> bool:
+        """Whether these settings make sense for the event."""
+        if "dequantised" in self.name and event.levels is None:
+            return False
+        return event.dimensions >= LEAST_COORDINATES.get(self.config.type, 1)
+
+    def build(
+        self,
+        event: EventSpec,
+        context: ContextSpec | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float64,
+        noise: float = 0.15,
+    ) -> DensityModel:
+        """Untrained, but initialised on lopsided data and with noise on every parameter: nothing is symmetric."""
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            model = build_density(self.config, event, context).to(dtype)
+            x = lopsided(event, 512, dtype)
+            model.initialize(x, contexts_of(context, x))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += noise * torch.randn_like(parameter)
+        return model.to(device).eval()
+
+
+def lopsided(
+    event: EventSpec, n: int, dtype: torch.dtype = torch.float64, generator: Generator | None = None
+) -> Tensor:
+    """Data whose coordinates differ in place and spread, (n, *event.shape), on the levels if there are any."""
+    raw = torch.randn(n, event.dimensions, dtype=torch.float64, generator=generator)
+    place = torch.linspace(-0.3, 0.5, event.dimensions, dtype=torch.float64)
+    x = (place + (0.8 + place) * raw + 0.2 * raw[:, :1]).reshape(n, *event.shape)
+    return (x if event.levels is None else event.quantize(x)).to(dtype)
+
+
+def contexts_of(context: ContextSpec | None, x: Tensor, generator: Generator | None = None) -> Tensor | None:
+    """A context for each row of x: x with noise, or random numbers, or both."""
+    if context is None:
+        return None
+    noise = torch.randn(x.shape, dtype=torch.float64, generator=generator).to(x)
+    features = torch.randn(len(x), context.features, dtype=torch.float64, generator=generator).to(x)
+    if context.noisy_copy is None:
+        return features
+    return context.join(x + NOISE_STD * noise, features if context.features else None)
+
+
+def context_spec(kind: str, event: EventSpec) -> ContextSpec | None:
+    """One of CONTEXTS for this event."""
+    return {
+        "no context": None,
+        "features": ContextSpec(features=2),
+        "noisy copy": ContextSpec(noisy_copy=event.shape),
+        "noisy copy + features": ContextSpec(event.shape, (NOISE_STD,) * event.dimensions, features=1),
+    }[kind]
+
+
+def _of_ours(cls: type[ComponentConfig]) -> bool:
+    return any(
+        cls in plugin.components and plugin.name.startswith("smoothgen:") for plugin in smoothgen.installed().plugins
+    )
+
+
+def _defaults(cls: type[ComponentConfig], **first_try: Any) -> ComponentConfig | None:
+    """The configuration with small values for the keys it knows; None for a stranger's that needs more."""
+    known = {key: value for key, value in {**SMALL, **first_try}.items() if key in cls.model_fields}
+    for keys in (known, first_try, {}):
+        try:
+            return cls(**{key: value for key, value in keys.items() if key in cls.model_fields})
+        except ValidationError as error:
+            problem = error
+    if _of_ours(cls):
+        raise LookupError(f"tests/property/registered.py needs settings for {cls.interface} {cls.tag()}: {problem}")
+    return None
+
+
+def density_cases() -> list[DensityCase]:
+    """Every registered density, in each of its settings."""
+    cases = []
+    for tag, cls in sorted(smoothgen.installed().components["density"].items()):
+        for name, keys in DENSITIES.get(tag, {"": None}).items():
+            config = _defaults(cls) if keys is None else cls(**copy.deepcopy(keys))
+            if config is not None:
+                assert isinstance(config, DensityModelConfig)
+                cases.append(DensityCase(f"{tag} {name}".strip(), config))
+    return cases
+
+
+def kernel_config(tag: str, **keys: Any) -> NoiseKernelConfig:
+    """A registered kernel's configuration. Skips a stranger's kernel that does not know these keys."""
+    cls = smoothgen.installed().components["kernel"][tag]
+    config = _defaults(cls, **{**KERNELS.get(tag, {}), **keys})
+    if config is None or any(key not in cls.model_fields for key in keys):
+        pytest.skip(f"kernel {tag} does not take {', '.join(keys)}")
+    assert isinstance(config, NoiseKernelConfig)
+    return config
+
+
+KERNEL_TAGS = sorted(smoothgen.installed().components["kernel"])
+
+
+def density_params(
+    *events: EventSpec, contexts: tuple[str, ...] = CONTEXTS, cases: list[DensityCase] | None = None
+) -> Any:
+    """Parametrises a test over (case, event, context) for every registered density, or for these cases."""
+    return pytest.mark.parametrize(
+        ("case", "event", "context"),
+        [
+            pytest.param(case, event, context_spec(kind, event), id=f"{case.name}-{_name(event)}-{kind}")
+            for case in (density_cases() if cases is None else cases)
+            for event in events
+            if case.builds(event)
+            for kind in contexts
+        ],
+    )
+
+
+def _name(event: EventSpec) -> str:
+    shape = "x".join(map(str, event.shape))
+    return shape if event.levels is None else f"{shape} of {event.levels} levels"
