@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,11 @@ from smoothgen.component import nearest
 from smoothgen.errors import ConfigError, DataError
 from smoothgen.event import EventSpec
 
+UNREADABLE = (
+    OSError, ValueError, EOFError, TypeError, SyntaxError, NotImplementedError, RuntimeError, csv.Error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error, SafetensorError,
+)  # fmt: skip
+"""What damaged files make the readers of numpy, zipfile, csv and safetensors raise."""
 ENDINGS = (".npy", ".npz", ".csv", ".safetensors")
 
 
@@ -46,16 +53,18 @@ def read_array(path: Path, key: str | None = None) -> Table:
         raise DataError(f'{path} holds a single array, so key "{key}" cannot be looked up; leave key out')
     try:
         table = reader(path, key)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read as {path.suffix}: {error}; is it whole?") from error
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as {path.suffix}: {reason}; is it whole?") from error
     values = table.values
     if values.dtype.kind not in "biuf":
         raise DataError(f"{path}: values are of type {values.dtype}, not numbers; save a numeric array")
     if values.ndim == 0 or values.size == 0:
         raise DataError(f"{path}: the array has shape {values.shape}; it needs at least one example")
-    return table
+    plain = values.dtype.newbyteorder("=") if values.dtype.itemsize <= 8 else np.dtype(np.float64)
+    return Table(values.astype(plain, copy=False), table.names)
 
 
 def _read_npy(path: Path, key: str | None) -> Table:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from smoothgen import __version__
 from smoothgen.component import StrictModel, describe
 from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
-from smoothgen.dequantization import build_density
+from smoothgen.dequantization import UniformDequantization, build_density
 from smoothgen.errors import CheckpointError, RunDirectoryError
 from smoothgen.event import ContextSpec, EventSpec
 
@@ -33,6 +35,7 @@ class ModelDescription(StrictModel):
     noisy_copy: tuple[int, ...] | None = None
     noise_std: tuple[float, ...] = ()
     features: int = 0
+    dequantized: bool = False
     model: AnyDensityModel
 
 
@@ -58,8 +61,17 @@ def _cannot_write(path: Path, error: Exception) -> RunDirectoryError:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic JSON, indented, in UTF-8."""
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Atomic JSON, indented, in UTF-8; numbers that are not finite become null."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -134,6 +146,7 @@ def save_model(model: DensityModel, config: DensityModelConfig | None, directory
         noisy_copy=context.noisy_copy,
         noise_std=context.noise_std,
         features=context.features,
+        dequantized=isinstance(model, UniformDequantization),
         model=config,
     )
     try:
@@ -162,7 +175,8 @@ def load_model(directory: Path) -> DensityModel:
     if description.format != FORMAT:
         raise CheckpointError(f"{path} has format {description.format}, this smoothgen reads format {FORMAT}")
     context = ContextSpec(description.noisy_copy, description.noise_std, description.features)
-    model = build_density(description.model, description.event, context if context.dimensions else None)
+    build = partial(build_density, description.model) if description.dequantized else description.model.build
+    model = build(description.event, context if context.dimensions else None)
     tensors, _ = read_tensors(directory / WEIGHTS_FILE, "model")
     load_weights(model, tensors, directory / WEIGHTS_FILE)
     return model.eval()

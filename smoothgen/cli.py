@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor
 
     from smoothgen.device import DevicePolicy
@@ -124,6 +125,7 @@ def denoise(
     run: RunArgument,
     data: Annotated[Path, typer.Argument(help="Noisy examples: .npy, .npz, .csv or .safetensors.", metavar="FILE")],
     out: OutOption = None,
+    key: Annotated[str | None, typer.Option(help="Which array, in a file of several.")] = None,
     method: Annotated[
         str, typer.Option(help="inverter (what the model was trained with) or single-step (posterior mean).")
     ] = "inverter",
@@ -143,7 +145,7 @@ def denoise(
     model = load(run).to(policy.device)
     if model.context is not None:
         raise ConfigError(f"{run} was trained with a context; use model.denoise(x_tilde, context) from Python")
-    noisy = torch.tensor(read_array(data).values, dtype=torch.float32)
+    noisy = torch.tensor(read_array(data, key).values, dtype=torch.float32)
     if tuple(noisy.shape[1:]) != model.event_shape:
         if noisy[0].numel() != model.event.dimensions:
             raise DataError(f"{data}: examples have shape {tuple(noisy.shape[1:])}, the model's {model.event_shape}")
@@ -160,12 +162,11 @@ def denoise(
 @app.command()
 def plugins() -> None:
     """List the plugins and their parts, and what is wrong with those that did not load."""
-    from rich.console import Console
     from rich.table import Table
 
     from smoothgen.registry import installed
 
-    console = Console()
+    console = _console()
     table = Table("interface", "type", "plugin", "version", "class")
     for plugin in installed().plugins:
         for cls in plugin.components:
@@ -179,7 +180,6 @@ def plugins() -> None:
 @app.command()
 def recipes() -> None:
     """List the shipped configurations."""
-    from rich.console import Console
     from rich.table import Table
 
     from smoothgen.config import read_yaml
@@ -188,7 +188,7 @@ def recipes() -> None:
     table = Table("recipe", "what it trains")
     for name, path in shipped().items():
         table.add_row(name, str(read_yaml(path).get("description", "")))
-    Console().print(table)
+    _console().print(table)
 
 
 @app.command()
@@ -221,7 +221,6 @@ def free_directory(wanted: Path) -> Path:
 
 def show(metrics: dict[str, Any]) -> None:
     """A table of what was measured."""
-    from rich.console import Console
     from rich.table import Table
 
     likelihoods = metrics.get("likelihoods", {})
@@ -234,17 +233,24 @@ def show(metrics: dict[str, Any]) -> None:
         terms = ", ".join(f"{term} {number['nats']:.3f}" for term, number in value["terms"].items())
         row = [f"{value[unit[0]]:.4f}", f"{value[unit[1]]:.4f}", str(value["n"]), str(value["draws"] or "-")]
         table.add_row(name, *row, value["kind"], terms)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = _console()
     console.print(table)
     if metrics.get("entropy") is not None:
         gaps = ", ".join(f"{k} {v['gap']:.4f} ± {v['gap_stderr']:.4f}" for k, v in likelihoods.items() if "gap" in v)
         console.print(f"exact entropy {metrics['entropy']:.4f} nats; gap to the exact log density: {gaps}")
-    if "gain_over_baseline" in metrics:
+    if metrics.get("gain_over_baseline"):
         gains = metrics["gain_over_baseline"].items()
         text = ", ".join(f"{name} {value['nats']:+.3f} ± {value['stderr']:.3f}" for name, value in gains)
         console.print(f"gain over the plain baseline, same examples, nats: {text}", highlight=False)
     counts = metrics["parameters"]
     console.print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()), highlight=False)
+
+
+def _console() -> Console:
+    """Standard output, wide enough for the tables where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _policy(device: str):  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -161,7 +162,7 @@ def _document(source: str | Path | dict[str, Any] | ExperimentConfig) -> tuple[d
             f"recipes: {', '.join(known)}"
         )
     document = read_yaml(path)
-    document.setdefault("name", path.stem)
+    document.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-") or "experiment")
     return document, path.name
 
 
@@ -170,13 +171,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     try:
-        OmegaConf.clear_resolver("oc.env")
+        _refuse_environment(path.read_text(encoding="utf-8"))
         document = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except Exception as error:  # omegaconf and pyyaml raise many kinds; all mean that the file is not a configuration
         raise ConfigError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path.name}: expected keys and values, got {type(document).__name__}")
     return {str(key): value for key, value in document.items()}
+
+
+def _refuse_environment(text: str) -> None:
+    """Raises ValueError where a document would read environment variables, which may hold secrets."""
+    if re.search(r"\$\{\s*oc\.", text):
+        raise ValueError("${oc.env:...} and other resolvers are not available; write the value itself")
 
 
 def _merge(document: dict[str, Any], overrides: Sequence[str], name: str) -> dict[str, Any]:
@@ -189,6 +196,7 @@ def _merge(document: dict[str, Any], overrides: Sequence[str], name: str) -> dic
         if not separator or not all(keys):
             raise ConfigError(f'{name}: override "{override}" must read key.path=value, as in trainer.max_steps=1000')
         try:
+            _refuse_environment(value)
             parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
         except Exception as error:
             raise ConfigError(f'{name}: override "{override}": {" ".join(str(error).split())}') from error

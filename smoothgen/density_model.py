@@ -28,6 +28,8 @@ class DensityModel(nn.Module, ABC):
     """"discrete" when `log_prob` is the log of a probability of the event's levels."""
     exact: bool = True
     """False when `log_prob` is a lower bound estimated with random draws."""
+    has_log_prob: bool = True
+    """False for a model that only samples: a smoothed model with a single-step inverter."""
     autoregressive: ClassVar[bool] = False
     """True when `_causal_score` exists: the density is a product of conditionals in some order."""
 

@@ -47,6 +47,11 @@ def build_density(config: DensityModelConfig, event: EventSpec, context: Context
     Raises ConfigError for what cannot be built.
     """
     density = config.build(event, context)
+    if not density.has_log_prob:
+        raise ConfigError(
+            f'density "{config.type}": its inverter has no density, so it cannot be trained as a density itself; '
+            "give it inverter type: conditional"
+        )
     if event.levels is not None and density.measure == "density":
         return UniformDequantization(density, event, context)
     if event.levels is None and density.measure == "discrete":

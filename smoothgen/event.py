@@ -77,13 +77,16 @@ class EventSpec(StrictModel):
         """(batch, *shape) in data units -> the model's coordinates."""
         if not self.scale:
             return data
-        return (data - self._vector(self.shift, data)) / self._vector(self.scale, data)
+        wide = _widened(data)
+        return ((wide - self._vector(self.shift, wide)) / self._vector(self.scale, wide)).to(data.dtype)
 
     def to_data(self, x: Tensor) -> Tensor:
-        """(batch, *shape) in the model's coordinates -> data units."""
+        """(batch, *shape) in the model's coordinates -> data units, in float64 where the event has units of its own:
+        float32 cannot hold a small spread around a large mean."""
         if not self.scale:
             return x
-        return self._vector(self.shift, x) + self._vector(self.scale, x) * x
+        wide = _widened(x)
+        return self._vector(self.shift, wide) + self._vector(self.scale, wide) * wide
 
     @property
     def log_scale(self) -> float:
@@ -115,9 +118,15 @@ class EventSpec(StrictModel):
             high = math.inf if self.high is None else self.high + slack
             _refuse(name, x, (x < low) | (x > high), f"is outside [{self.low}, {self.high}]; rescale the data")
         if self.levels is not None:
-            off = (x - self.quantize(x)).abs() > 1e-3 * self.bin_width
+            reach = max(abs(self.low or 0.0), abs(self.high or 0.0))
+            off = (x - self.quantize(x)).abs() > max(1e-3 * self.bin_width, 8.0 * torch.finfo(x.dtype).eps * reach)
             _refuse(name, x, off, f"is on none of the {self.levels} levels; quantise the data")
         return x
+
+
+def _widened(x: Tensor) -> Tensor:
+    """float64, which every backend but Apple's has."""
+    return x if x.is_mps else x.double()
 
 
 def _refuse(name: str, x: Tensor, bad: Tensor, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +56,11 @@ def assemble(
     config: ExperimentConfig, source: DataSource
 ) -> tuple[ExperimentConfig, SmoothedModel, DensityModel | None]:
     """The configuration with its data-dependent values filled in, and the untrained modules it describes."""
-    smoothed = config.model().resolve(source.split("train").x)
-    config = config.model_copy(
-        update={"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter}
-    )
+    train = source.split("train").x
+    smoothed = config.model().resolve(train)
+    plain = None if config.baseline is None else config.baseline.resolve(train)
+    parts = {"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter, "baseline": plain}
+    config = config.model_copy(update=parts)
     context = ContextSpec(features=source.features) if source.features else None
     try:
         with torch.random.fork_rng(devices=[]):
@@ -66,8 +68,8 @@ def assemble(
             model = smoothed.build(source.event, context)
             check(config, model)
             baseline = None
-            if config.baseline is not None:
-                baseline = build_density(config.baseline, source.event.standard(), context)
+            if plain is not None:
+                baseline = build_density(plain, source.event.standard(), context)
     except SmoothgenError as error:
         raise type(error)(f"{config.name}: {error}") from error
     return config, model, baseline
@@ -98,43 +100,47 @@ def fit(
     """
     config = load_config(source, overrides)
     policy = DevicePolicy(config.device)
-    if run_dir is None:
-        if resume:
-            raise ConfigError("resume needs the run_dir of the run to continue")
-        with policy.processes():
-            return _fit(config, None, False, policy, progress)
-    run = RunDirectory(Path(run_dir))
-    with policy.processes():
-        if not policy.is_main:
-            policy.barrier()
-            return _fit(config, run, resume, policy, False)
-        with run.writing(resume):
-            resume = resume and run.checkpoint.exists()
-            policy.barrier()
-            return _fit(config, run, resume, policy, progress)
-
-
-def _fit(config: ExperimentConfig, run: RunDirectory | None, resume: bool, policy: DevicePolicy, show: bool) -> Result:
-    bars = Progress(enabled=show)
+    if run_dir is None and resume:
+        raise ConfigError("resume needs the run_dir of the run to continue")
+    bars = Progress(enabled=progress and policy.is_main)
     data = config.data.build()
     config, model, baseline = assemble(config, data)
-    trainer = Trainer(config, model, baseline, data, policy, run, bars)
-    if run is not None and resume:
-        _check_same(config, run)
-    if run is not None and policy.is_main and not resume:
-        run.describe(config)
+    if config.evaluate.metrics != ():
+        data.split("test")  # missing test data are better found now than after the training
+    with policy.processes():
+        if run_dir is None:
+            return _train(Trainer(config, model, baseline, data, policy, None, bars), False)
+        run = RunDirectory(Path(run_dir))
+        with run.writing(resume) if policy.is_main else contextlib.nullcontext():
+            policy.barrier()
+            from_checkpoint = resume and run.checkpoint.exists()
+            if resume and run.exists:
+                _check_same(config, run)
+            policy.barrier()
+            trainer = Trainer(config, model, baseline, data, policy, run, bars)
+            if policy.is_main and not from_checkpoint:
+                run.rewind(0)
+                run.describe(config)
+            return _train(trainer, from_checkpoint)
+
+
+def _train(trainer: Trainer, resume: bool) -> Result:
+    """Trains, then saves, measures and draws in the main process."""
     trainer.train(resume)
+    config, run, policy = trainer.config, trainer.run, trainer.policy
     metrics: dict[str, Any] = {}
     if policy.is_main:
         if run is not None:
-            _save(run, config, model, baseline)
-        metrics = evaluate(config, model, baseline, data, policy, bars)
+            trainer.model.save_pretrained(run.path)
+            if trainer.baseline is not None:
+                save_model(trainer.baseline, config.baseline, run.path / "baseline")
+        metrics = evaluate(config, trainer.model, trainer.baseline, trainer.source, policy, trainer.progress)
         if run is not None:
             run.write_metrics(metrics)
-            if "samples" in (config.evaluate.metrics or ("samples",)):
-                draw_pictures(run.path, config, model, baseline, data, policy)
+            if config.evaluate.metrics is None or "samples" in config.evaluate.metrics:
+                draw_pictures(run.path, config, trainer.model, trainer.baseline, trainer.source, policy)
     policy.barrier()
-    return Result(model, baseline, metrics, config, None if run is None else run.path)
+    return Result(trainer.model, trainer.baseline, metrics, config, None if run is None else run.path)
 
 
 def _check_same(config: ExperimentConfig, run: RunDirectory) -> None:
@@ -146,12 +152,6 @@ def _check_same(config: ExperimentConfig, run: RunDirectory) -> None:
             f"{run.path} was started with another {', '.join(changed)}; resume with its own {EXPERIMENT}, "
             "or train in a new run directory"
         )
-
-
-def _save(run: RunDirectory, config: ExperimentConfig, model: SmoothedModel, baseline: DensityModel | None) -> None:
-    model.save_pretrained(run.path)
-    if baseline is not None:
-        save_model(baseline, config.baseline, run.path / "baseline")
 
 
 def load(run_dir: str | Path) -> SmoothedModel:

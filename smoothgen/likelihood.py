@@ -48,7 +48,7 @@ class Likelihood:
     @property
     def stderr(self) -> float:
         """Standard error of `nats` over the examples (their draws included); nan for one example."""
-        return _stderr(self.per_example)
+        return standard_error(self.per_example)
 
     @property
     def bits_per_dim(self) -> float:
@@ -79,7 +79,8 @@ class Likelihood:
             "draws": self.draws,
             "dimensions": self.dimensions,
             "terms": {
-                name: {"nats": value.mean().item(), "stderr": _stderr(value)} for name, value in self.terms.items()
+                name: {"nats": value.mean().item(), "stderr": standard_error(value)}
+                for name, value in self.terms.items()
             },
         }
         if self.measure == "discrete":
@@ -94,7 +95,9 @@ class Likelihood:
             head = f"{self.bits_per_dim:.4f} ± {self.bits_per_dim_stderr:.4f} bits/dim ({head})"
         drawn = f", {self.draws} draw{'s' if self.draws > 1 else ''} each" if self.draws else ""
         lines = [f"{head}, {self.kind}, {self.measure}, n = {self.n}{drawn}"]
-        lines += [f"  {name}: {value.mean().item():.4f} ± {_stderr(value):.4f}" for name, value in self.terms.items()]
+        lines += [
+            f"  {name}: {value.mean().item():.4f} ± {standard_error(value):.4f}" for name, value in self.terms.items()
+        ]
         if self.effective_sample_size is not None:
             lines.append(f"  effective sample size: {self.effective_sample_size.mean().item():.1f} of {self.draws}")
         return "\n".join(lines)
@@ -115,5 +118,6 @@ class Likelihood:
         )
 
 
-def _stderr(values: Tensor) -> float:
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of (n,) values; nan for one."""
     return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan

@@ -123,7 +123,9 @@ class ProductKernel(NoiseKernel):
         return x + self.sigma * self._standard_noise(x, generator)
 
     def _log_prob(self, x_tilde: Tensor, x: Tensor) -> Tensor:
-        log_density = self._standard_log_prob((x_tilde - x) / self.sigma) - self.log_sigma
+        noise = (x_tilde - x) / self.sigma
+        rounding = 2.0 * torch.finfo(noise.dtype).eps * torch.maximum(x.abs(), x_tilde.abs()) / self.sigma
+        log_density = self._standard_log_prob(noise, rounding) - self.log_sigma
         return log_density.flatten(1).sum(1)
 
     @abstractmethod
@@ -131,8 +133,11 @@ class ProductKernel(NoiseKernel):
         """Noise of mean 0 and standard deviation 1, of the shape, dtype and device of `like`."""
 
     @abstractmethod
-    def _standard_log_prob(self, noise: Tensor) -> Tensor:
-        """Elementwise log density of that noise, nats."""
+    def _standard_log_prob(self, noise: Tensor, rounding: Tensor) -> Tensor:
+        """Elementwise log density of that noise, nats.
+
+        rounding: how far the noise may be off, having been found as (x + noise) - x; for densities with an edge.
+        """
 
 
 class NoiseKernelConfig(ComponentConfig):

@@ -36,6 +36,11 @@ class RunDirectory:
         """Where the state of an unfinished or finished training is."""
         return self.path / CHECKPOINT
 
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / EXPERIMENT).exists()
+
     @contextlib.contextmanager
     def writing(self, resume: bool) -> Iterator[None]:
         """Holds the folder's lock. Raises RunDirectoryError where it is in use, taken, or cannot be written."""
@@ -50,7 +55,7 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"cannot use {self.path} as run directory: {error.strerror or error}") from error
         try:
-            if not resume and (self.path / EXPERIMENT).exists():
+            if not resume and self.exists:
                 raise RunDirectoryError(
                     f"{self.path} already holds a run; continue it with --resume, or choose another run directory"
                 )

@@ -12,7 +12,7 @@ from smoothgen.checkpoint import load_model, save_model
 from smoothgen.component import ComponentConfig
 from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
 from smoothgen.dequantization import build_density
-from smoothgen.errors import CheckpointError, ConfigError, NoDensityError
+from smoothgen.errors import CheckpointError, ConfigError, NoDensityError, ShapeError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.hooks import hookimpl
 from smoothgen.inverter import AnyInverter, Inverter
@@ -49,10 +49,11 @@ class SmoothedModel(DensityModel):
         self.inverter = inverter
         self.config = config
         self.measure = inverter.measure
+        self.has_log_prob = inverter.has_density
         inverter.check(density, kernel)
 
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
-        terms = bound_terms(self.kernel, self.density, self.inverter, self.event.to_model(x), context, generator)
+        terms = bound_terms(self.kernel, self.density, self.inverter, self._to_model(x), context, generator)
         return terms.total - self.event.log_scale
 
     @overload  # type: ignore[misc]
@@ -112,13 +113,34 @@ class SmoothedModel(DensityModel):
         x (n, *event_shape), data units. importance_samples: K draws of x_tilde for each example; K = 1 is the bound
         of Eq. 3, K > 1 the importance-weighted bound. Raises NoDensityError where the inverter has no density.
         """
+        self._check(x, self.event_shape, "x")
+        return self.likelihood_at(
+            self._to_model(x),
+            context,
+            importance_samples=importance_samples,
+            generator=generator,
+            rows_at_once=rows_at_once,
+        )
+
+    @torch.no_grad()
+    def likelihood_at(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        importance_samples: int = 1,
+        generator: Generator | None = None,
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> Likelihood:
+        """`likelihood` of examples given in the model's coordinates, as data sources hold them; the same units."""
         if not self.inverter.has_density:
             raise NoDensityError(
                 "the inverter has no density, so the bound on log p(x) is undefined; use inverter type: conditional"
             )
         if importance_samples < 1:
             raise ConfigError(f"importance_samples must be at least 1, got {importance_samples}")
-        self._check(x, self.event_shape, "x")
+        if not len(x):
+            raise ShapeError("likelihood: x holds no examples")
         self._check_context(context, len(x))
         examples = max(1, rows_at_once // importance_samples)
         return Likelihood.join(
@@ -142,7 +164,7 @@ class SmoothedModel(DensityModel):
         parts = []
         for start in range(0, draws, at_once):
             count = min(at_once, draws - start)
-            rows = self.event.to_model(x).repeat(count, *[1] * (x.dim() - 1))
+            rows = x.repeat(count, *[1] * (x.dim() - 1))
             contexts = None if context is None else context.repeat(count, *[1] * (context.dim() - 1))
             terms = bound_terms(self.kernel, self.density, self.inverter, rows, contexts, generator)
             parts.append(torch.stack(list(terms)).cpu().double().reshape(3, count, len(x)))
@@ -185,7 +207,7 @@ class SmoothedModel(DensityModel):
         """
         self._check(x_tilde, self.event_shape, "x_tilde")
         self._check_context(context, len(x_tilde))
-        y = self.event.to_model(x_tilde)
+        y = self._to_model(x_tilde)
         if method == "single-step":
             return self.event.to_data(self.kernel.posterior_mean(y, self.density, context=context))
         if method != "inverter":
@@ -197,13 +219,23 @@ class SmoothedModel(DensityModel):
     def smooth(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """x (batch, *event_shape) plus the kernel's noise, in data units: what `denoise` undoes."""
         self._check(x, self.event_shape, "x")
-        return self.event.to_data(self.kernel.sample(self.event.to_model(x), generator=generator))
+        return self.event.to_data(self.kernel.sample(self._to_model(x), generator=generator))
 
     def _initialize(self, x: Tensor, context: Tensor | None) -> None:
-        y = self.event.to_model(x)
+        y = self._to_model(x)
         x_tilde = self.kernel.sample(y)
         self.density.initialize(x_tilde, context)
         self.inverter.initialize(y, x_tilde, context)
+
+    def _to_model(self, x: Tensor) -> Tensor:
+        """Data units -> the model's coordinates, in the model's dtype."""
+        mine = super()._placement()
+        y = self.event.to_model(x)
+        return y if mine is None else y.to(mine.dtype)
+
+    def _placement(self) -> Tensor | None:
+        """Data with units of their own may come in float64, whatever the model computes in."""
+        return None if self.event.scale else super()._placement()
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes config.json and model.safetensors. Raises CheckpointError for a model assembled by hand."""

@@ -82,6 +82,7 @@ class Trainer:
         progress: Progress | None = None,
     ) -> None:
         self.config, self.policy, self.run = config, policy, run
+        self.model, self.baseline, self.source = model, baseline, source
         self.progress = progress or Progress(enabled=False)
         self.trainees = nn.ModuleDict({"model": model} | ({} if baseline is None else {"baseline": baseline}))
         self.trainees.to(policy.device)
@@ -102,6 +103,7 @@ class Trainer:
         with self._signals():
             for index, stage in enumerate(self.stages[first:], start=first):
                 self._train_stage(index, stage, saved if index == first else None)
+        self.trainees.eval()
 
     def _train_stage(self, index: int, stage: Stage, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         training = self._start(stage, saved)
@@ -225,8 +227,8 @@ class Trainer:
             self._save(self.stages.index(stage), training)
         raise NonFiniteError(
             f"stage {stage.name}, step {step}: loss {loss:g}, gradient norm {norm:g}; first not finite: "
-            f"{culprit or bad or 'the norm of the gradient'}. The weights before this step are saved; lower "
-            "trainer.learning_rate or trainer.clip_norm, and look for outliers in the data"
+            f"{culprit or bad or 'the norm of the gradient'}. The weights before this step are saved; look "
+            "for outliers in the data, or train in a new run directory with a lower trainer.learning_rate or clip_norm"
         )
 
     def _repeat_forward(self, stage: Stage, training: Training, step: int) -> None:

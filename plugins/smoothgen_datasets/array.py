@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 from torch import Tensor
 
 from smoothgen.data_source import DataSource, DataSourceConfig, Split, SplitName
@@ -16,6 +16,8 @@ from smoothgen.errors import DataError
 from smoothgen.event import EventSpec
 from smoothgen_datasets.readers import CsvFormat, Table, choose, column_name, read_table
 
+DataPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+"""Absolute from the start, so that a run finds its data again from anywhere."""
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Columns = tuple[NonNegativeInt | str, ...]
 MOST_CHANNELS = 4
@@ -40,14 +42,14 @@ class ArrayConfig(DataSourceConfig):
     """
 
     type: Literal["array"] = "array"
-    path: Path
+    path: DataPath
     key: str | None = None
     columns: Columns | None = None
     context_columns: Columns = ()
     header: bool | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    validation_path: Path | None = None
-    test_path: Path | None = None
+    validation_path: DataPath | None = None
+    test_path: DataPath | None = None
     validation_fraction: Fraction = 0.1
     test_fraction: Fraction = 0.1
     split_seed: NonNegativeInt = 0

@@ -19,7 +19,7 @@ class GaussianKernel(ProductKernel):
     def _standard_noise(self, like: Tensor, generator: Generator | None) -> Tensor:
         return torch.empty_like(like).normal_(generator=generator)
 
-    def _standard_log_prob(self, noise: Tensor) -> Tensor:
+    def _standard_log_prob(self, noise: Tensor, rounding: Tensor) -> Tensor:
         return -0.5 * noise.square() - 0.5 * math.log(2.0 * math.pi)
 
     def check_posterior_mean(self, smoothed: DensityModel, score: Score = "full") -> None:

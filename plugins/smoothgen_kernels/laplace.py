@@ -29,7 +29,7 @@ class LaplaceKernel(ProductKernel):
         )
         return (exponential[0] - exponential[1]) / math.sqrt(2.0)
 
-    def _standard_log_prob(self, noise: Tensor) -> Tensor:
+    def _standard_log_prob(self, noise: Tensor, rounding: Tensor) -> Tensor:
         return -math.sqrt(2.0) * noise.abs() - 0.5 * math.log(2.0)
 
     def check_posterior_mean(self, smoothed: DensityModel, score: Score = "full") -> None:
@@ -48,11 +48,14 @@ class LaplaceKernel(ProductKernel):
 
         Source: Raphan & Simoncelli 2011, with the operator of Laplace noise.
         """
-        nodes, weights = (torch.from_numpy(value).to(x_tilde) for value in np.polynomial.laguerre.laggauss(NODES))
+        nodes, log_weights = (torch.from_numpy(value).to(x_tilde) for value in _laguerre())
         batch, dimensions = len(x_tilde), self.event.dimensions
         b = (self.sigma.detach() / math.sqrt(2.0)).expand(self.event.shape).flatten()
         repeated = None if context is None else context.repeat(2 * NODES, *[1] * (context.dim() - 1))
         steps = torch.empty(batch, dimensions, dtype=x_tilde.dtype, device=x_tilde.device)
+        # a density smoothed by this noise changes by at most |shift| / b; a learned one may claim more in its tails
+        reach = torch.cat([nodes, nodes])[:, None]
+        log_weights = torch.cat([log_weights, log_weights])[:, None]
         with torch.no_grad():
             log_here = smoothed.log_prob(x_tilde, context)
             for i in range(dimensions):
@@ -60,9 +63,15 @@ class LaplaceKernel(ProductKernel):
                 points = x_tilde.flatten(1).repeat(2 * NODES, 1, 1)
                 points[:, :, i] += shift[:, None]
                 there = smoothed.log_prob(points.reshape(-1, *self.event.shape), repeated).reshape(2 * NODES, batch)
-                ratio = torch.exp(there - log_here)
-                steps[:, i] = b[i] * (weights @ (ratio[:NODES] - ratio[NODES:]))
+                share = torch.exp((there - log_here).clamp(-reach, reach) + log_weights)
+                steps[:, i] = b[i] * (share[:NODES].sum(0) - share[NODES:].sum(0))
         return x_tilde + steps.reshape(x_tilde.shape)
+
+
+def _laguerre() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes, and logarithms of the weights, which are too small for float32."""
+    nodes, weights = np.polynomial.laguerre.laggauss(NODES)
+    return nodes, np.log(weights)
 
 
 class LaplaceConfig(ScaledKernelConfig):

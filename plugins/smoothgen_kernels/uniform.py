@@ -23,9 +23,9 @@ class UniformKernel(ProductKernel):
         uniform = torch.empty_like(like).uniform_(generator=generator)
         return (2.0 * uniform - 1.0) * HALF_WIDTH
 
-    def _standard_log_prob(self, noise: Tensor) -> Tensor:
-        """-log(2 sqrt(3)) inside, -inf outside; the edge is wide by 64 roundings, which x + noise - x can cost."""
-        inside = noise.abs() <= HALF_WIDTH * (1.0 + 64.0 * torch.finfo(noise.dtype).eps)
+    def _standard_log_prob(self, noise: Tensor, rounding: Tensor) -> Tensor:
+        """-log(2 sqrt(3)) inside, -inf outside; what may be inside but for rounding counts as inside."""
+        inside = noise.abs() <= HALF_WIDTH * (1.0 + 64.0 * torch.finfo(noise.dtype).eps) + rounding
         return torch.where(inside, -math.log(2.0 * HALF_WIDTH), -math.inf).to(noise.dtype)
 
     def check_posterior_mean(self, smoothed: DensityModel, score: Score = "full") -> None:

@@ -31,10 +31,14 @@ class MaskedLinear(nn.Linear):
 
 
 def hidden_degrees(width: int, coordinates: int, conditional: bool) -> Tensor:
-    """Degrees of a hidden layer, cyclic: -1 (context alone) or 0 up to coordinates - 2.
+    """Degrees of a hidden layer: -1 (context alone) or 0 up to coordinates - 2, all equally often.
 
     A unit of degree d sees the context and the coordinates of rank 0 .. d. Without a context, degree -1 would be
-    blind and is left out where another degree exists.
+    blind and is left out where another degree exists. A layer with fewer units than degrees spreads them evenly, the
+    highest included, so that the last coordinates still see most of those before them.
     """
     lowest = -1 if conditional or coordinates == 1 else 0
-    return torch.arange(width) % (coordinates - 1 - lowest) + lowest
+    count = coordinates - 1 - lowest
+    if 1 < width < count:
+        return torch.linspace(lowest, coordinates - 2, width).round().long()
+    return torch.arange(width) % count + lowest

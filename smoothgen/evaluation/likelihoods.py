@@ -13,7 +13,7 @@ from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import NoDensityError
 from smoothgen.event import EventSpec
-from smoothgen.likelihood import Likelihood
+from smoothgen.likelihood import Likelihood, standard_error
 from smoothgen.progress import Progress
 from smoothgen.smoothed_model import SmoothedModel
 
@@ -41,7 +41,7 @@ def evaluate(
         "entropy": data.entropy,
         "likelihoods": {},
     }
-    if "elbo" not in (settings.metrics or ("elbo",)):
+    if settings.metrics is not None and "elbo" not in settings.metrics:
         return results
     test = _place(data.split("test"), policy, settings.max_examples)
     few = Split(
@@ -76,12 +76,11 @@ def evaluate(
 
 def _paired(difference: Tensor) -> dict[str, float]:
     """Mean and standard error of differences between two models on the same examples, nats per example."""
-    return {"nats": difference.mean().item(), "stderr": (difference.std() / len(difference) ** 0.5).item()}
+    return {"nats": difference.mean().item(), "stderr": standard_error(difference)}
 
 
 def _of_model(model: SmoothedModel, split: Split, draws: int, generator: Generator) -> Likelihood:
-    x = model.event.to_data(split.x)
-    return model.likelihood(x, split.context, importance_samples=draws, generator=generator)
+    return model.likelihood_at(split.x, split.context, importance_samples=draws, generator=generator)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smoothgen.checkpoint import write_atomically
 from smoothgen.config import ExperimentConfig
 from smoothgen.data_source import DataSource
 from smoothgen.density_model import DensityModel
@@ -83,7 +85,9 @@ def save_panels(path: Path, panels: dict[str, Tensor], event: EventSpec, title: 
         figure = _histogram_figure(Figure, arrays, event, min(event.dimensions, 12))
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_atomically(path, buffer.getvalue())
 
 
 def _image_figure(figure_class: Any, arrays: dict[str, np.ndarray], event: EventSpec) -> Any:

@@ -166,15 +166,13 @@ def kernel_config(tag: str, **keys: Any) -> NoiseKernelConfig:
 KERNEL_TAGS = sorted(smoothgen.installed().components["kernel"])
 
 
-def density_params(
-    *events: EventSpec, contexts: tuple[str, ...] = CONTEXTS, cases: list[DensityCase] | None = None
-) -> Any:
-    """Parametrises a test over (case, event, context) for every registered density, or for these cases."""
+def density_params(*events: EventSpec, contexts: tuple[str, ...] = CONTEXTS) -> Any:
+    """Parametrises a test over (case, event, context) for every registered density."""
     return pytest.mark.parametrize(
         ("case", "event", "context"),
         [
             pytest.param(case, event, context_spec(kind, event), id=f"{case.name}-{_name(event)}-{kind}")
-            for case in (density_cases() if cases is None else cases)
+            for case in density_cases()
             for event in events
             if case.builds(event)
             for kind in contexts

@@ -185,13 +185,13 @@ def off_in_many_coordinates(
     return worst
 
 
-IN_MANY = [case for case in density_cases() if case.build(PLANE).exact]
-
-
-@density_params(SPACE, PICTURE, contexts=("no context", "noisy copy + features"), cases=IN_MANY)
+@density_params(SPACE, PICTURE, contexts=("no context", "noisy copy + features"))
 def test_mass_and_samples_in_many_coordinates(case, event, context, device):
+    model = case.build(event, context, device, noise=0.05)
+    if not model.exact:
+        pytest.skip("1 / p cannot be averaged where log_prob is a random bound")
     _, given = rows_for(event, context, 1, device)
-    assert off_in_many_coordinates(case.build(event, context, device, noise=0.05), given, device) < 4.5
+    assert off_in_many_coordinates(model, given, device) < 4.5
 
 
 @pytest.mark.parametrize("wrong", ["spread 10 % off", "shifted"])

@@ -234,8 +234,8 @@ def test_the_command_reference_names_every_command_and_option() -> None:
 
     from smoothgen.cli import app
 
-    page = (DOCS / "reference" / "cli.md").read_text()
-    usage = {line.split()[1]: line for line in page.splitlines() if line.startswith("smoothgen ")}
+    (_, summary, _), *_ = blocks(DOCS / "reference" / "cli.md", "text")
+    usage = {line.split()[1]: line for line in summary.splitlines()}
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         assert name in usage, f"docs/reference/cli.md does not name the command {name}"
         for parameter in command.params:
