@@ -66,6 +66,11 @@ class DevicePolicy:
         return self.rank == 0
 
     @property
+    def fuses_optimizers(self) -> bool:
+        """Whether torch has fused optimizers for the device."""
+        return self.type in ("cpu", "cuda")
+
+    @property
     def synchronous(self) -> bool:
         """Whether reading a result costs no waiting, or the fused optimizer cannot skip a step by itself."""
         return self.type != "cuda"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
-from smoothgen.config import ExperimentConfig, StageConfig
+from smoothgen.config import ExperimentConfig
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy, seed_everything
@@ -33,6 +33,7 @@ from smoothgen.sharding import (
     local_shard,
     whole,
 )
+from smoothgen.signals import StopSignals
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import Stage, plan, schedule
 from smoothgen.training_data import TrainingData
@@ -51,6 +52,10 @@ class Position:
     loss_sum: Any = 0.0
     """Sum of the losses since the last log line: a tensor while it is on an accelerator."""
     loss_count: int = 0
+
+    def out_of_patience(self, patience: int) -> bool:
+        """Whether so many validations (0: any number) went by without a new best that the stage ends."""
+        return 0 < patience <= self.without_improvement
 
 
 @dataclass
@@ -91,7 +96,7 @@ class Trainer:
             stage.check_divisible(policy.world)
         self.data = TrainingData(source, policy, config.seed)
         self.validation = self._validation_split(source)
-        self.signum: int | None = None
+        self.stop = StopSignals()
 
     def train(self, resume: bool = False) -> None:
         """Runs the stages from the start, or from the checkpoint.
@@ -100,7 +105,7 @@ class Trainer:
         """
         saved = self._read_checkpoint() if resume and self.run and self.run.checkpoint.exists() else None
         first = 0 if saved is None else saved[1]["stage"]
-        with self._signals():
+        with self.stop.listening():
             for index, stage in enumerate(self.stages[first:], start=first):
                 self._train_stage(index, stage, saved if index == first else None)
         self.trainees.eval()
@@ -111,7 +116,7 @@ class Trainer:
         title = f"{stage.name} ({index + 1}/{len(self.stages)})"
         with self.progress.stage(title, settings.max_steps, position.step) as bar:
             clock, clock_step = time.monotonic(), position.step
-            while position.step < settings.max_steps and not _exhausted(settings, position):
+            while position.step < settings.max_steps and not position.out_of_patience(settings.patience):
                 loss, norm = self._step(stage, training)
                 position.loss_sum = position.loss_sum + loss
                 position.loss_count += 1
@@ -130,9 +135,9 @@ class Trainer:
                 if self._stopping(position.step):
                     self._save(index, training)
                     raise Interrupted(
-                        f"stopped by signal {self.signum} at step {position.step} of stage {stage.name}; "
+                        f"stopped by signal {self.stop.signum} at step {position.step} of stage {stage.name}; "
                         "the state is saved, continue with --resume",
-                        self.signum or signal.SIGTERM,
+                        self.stop.signum or signal.SIGTERM,
                     )
                 if position.step % self.config.trainer.checkpoint_every == 0:
                     self._save(index, training)
@@ -155,7 +160,7 @@ class Trainer:
             settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            fused=self.policy.type in ("cpu", "cuda"),
+            fused=self.policy.fuses_optimizers,
         )
         average = ExponentialMovingAverage(parameters, settings.ema_decay)
         training = Training(objective, wrapped, optimizer, average, parameters)
@@ -379,32 +384,8 @@ class Trainer:
     def _stopping(self, step: int) -> bool:
         """Whether a signal came; several processes agree on it every few steps."""
         if self.policy.world == 1:
-            return self.signum is not None
-        return step % self.config.trainer.log_every == 0 and self.policy.any(self.signum is not None)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C ask the loop to save and stop; a second Ctrl-C stops at once."""
-
-        def handler(signum: int, frame: Any) -> None:
-            if self.signum is not None and signum == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.signum = signum
-
-        try:
-            previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # not the main thread, which alone may listen for signals
-            previous = {}
-        try:
-            yield
-        finally:
-            for number, action in previous.items():
-                signal.signal(number, action)
-
-
-def _exhausted(settings: StageConfig, position: Position) -> bool:
-    """Whether so many validations went by without a new best that the stage ends."""
-    return 0 < settings.patience <= position.without_improvement
+            return self.stop.signum is not None
+        return step % self.config.trainer.log_every == 0 and self.policy.any(self.stop.signum is not None)
 
 
 @torch.no_grad()
