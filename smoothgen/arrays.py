@@ -1,20 +1,17 @@
-"""Arrays in files: npy, npz, csv, safetensors. Nothing is unpickled, and sizes are checked before memory is taken."""
+"""Arrays in files. Nothing is unpickled, and sizes are checked before memory is taken."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from smoothgen.checkpoint import write_atomically
@@ -22,62 +19,47 @@ from smoothgen.component import nearest
 from smoothgen.errors import ConfigError, DataError
 from smoothgen.event import EventSpec
 
-UNREADABLE = (
-    OSError, ValueError, EOFError, TypeError, SyntaxError, NotImplementedError, RuntimeError, csv.Error,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error, SafetensorError,
-)  # fmt: skip
-"""What damaged files make the readers of numpy, zipfile, csv and safetensors raise."""
-ENDINGS = (".npy", ".npz", ".csv", ".safetensors")
+ENDINGS = (".npy", ".npz", ".safetensors")
 
 
-@dataclass(frozen=True)
-class Table:
-    """values (n, ...), numeric; names of the columns of a csv file, otherwise empty."""
-
-    values: np.ndarray
-    names: tuple[str, ...] = ()
-
-
-def read_array(path: Path, key: str | None = None) -> Table:
-    """The array in a file, by the file's ending. key: which one, in a .npz or .safetensors file of several.
+def read_array(path: Path, key: str | None = None) -> np.ndarray:
+    """The numeric array in a file, by the file's ending. key: which one, in a .npz or .safetensors file of several.
 
     Raises DataError: what is wrong, where, and what to do.
     """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist (looked for {path.absolute()}); give the path of a data file")
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".csv": _read_csv, ".safetensors": _read_safetensors}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f'{path}: unknown ending "{path.suffix}"; use one of {", ".join(ENDINGS)}')
-    if key is not None and reader in (_read_npy, _read_csv):
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
+    reader = readers[path.suffix.lower()]
+    if key is not None and reader is _read_npy:
         raise DataError(f'{path} holds a single array, so key "{key}" cannot be looked up; leave key out')
     try:
-        table = reader(path, key)
+        values = reader(path, key)
     except DataError:
         raise
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} cannot be read as {path.suffix}: {reason}; is it whole?") from error
-    values = table.values
+    except Exception as error:  # damaged bytes make zipfile, zlib, numpy's header parser and safetensors raise anything
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DataError(
+            f"{path} cannot be read as {path.suffix}: {reason}; it is damaged, or holds a type that numpy lacks: "
+            "write it again as plain numbers"
+        ) from error
     if values.dtype.kind not in "biuf":
         raise DataError(f"{path}: values are of type {values.dtype}, not numbers; save a numeric array")
     if values.ndim == 0 or values.size == 0:
         raise DataError(f"{path}: the array has shape {values.shape}; it needs at least one example")
     plain = values.dtype.newbyteorder("=") if values.dtype.itemsize <= 8 else np.dtype(np.float64)
-    return Table(values.astype(plain, copy=False), table.names)
+    return values.astype(plain, copy=False)
 
 
-def _read_npy(path: Path, key: str | None) -> Table:
+def _read_npy(path: Path, key: str | None) -> np.ndarray:
     with path.open("rb") as file:
-        return Table(_checked_npy(file, path.stat().st_size, str(path)))
+        return _checked_npy(file, path.stat().st_size, str(path))
 
 
-def _read_npz(path: Path, key: str | None) -> Table:
+def _read_npz(path: Path, key: str | None) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         info = members[_choose(list(members), key, path)]
         with archive.open(info) as file:
-            return Table(_checked_npy(file, info.file_size, f"{path}: {info.filename}"))
+            return _checked_npy(file, info.file_size, f"{path}: {info.filename}")
 
 
 def _checked_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
@@ -96,9 +78,9 @@ def _checked_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _read_safetensors(path: Path, key: str | None) -> Table:
+def _read_safetensors(path: Path, key: str | None) -> np.ndarray:
     with safe_open(path, "np") as file:
-        return Table(np.asarray(file.get_tensor(_choose(list(file.keys()), key, path))))
+        return np.asarray(file.get_tensor(_choose(list(file.keys()), key, path)))
 
 
 def _choose(keys: Sequence[str], key: str | None, path: Path) -> str:
@@ -109,44 +91,6 @@ def _choose(keys: Sequence[str], key: str | None, path: Path) -> str:
     if key not in keys:
         raise DataError(f'{path} has no array "{key}"{nearest(key, keys)}; it holds {", ".join(keys)}')
     return key
-
-
-def _read_csv(path: Path, key: str | None) -> Table:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    if not rows:
-        raise DataError(f"{path} is empty; it needs one example a row")
-    header = not all(_is_number(cell) for cell in rows[0])
-    names = tuple(cell.strip() for cell in rows[0]) if header else ()
-    body = rows[1:] if header else rows
-    for number, row in enumerate(body, start=1 + header):
-        if len(row) != len(rows[0]):
-            raise DataError(f"{path}: row {number} has {len(row)} cells, the first row {len(rows[0])}; mend that row")
-    try:
-        return Table(np.array(body, dtype=np.float64).reshape(len(body), len(rows[0])), names)
-    except ValueError:
-        for number, row in enumerate(body, start=1 + header):
-            for column, cell in enumerate(row):
-                if not _is_number(cell):
-                    where = f'column "{names[column]}"' if names else f"column {column}"
-                    raise DataError(
-                        f"{path}: row {number}, {where}: {cell!r} is not a number; fill or remove it, "
-                        "or leave the column out with columns"
-                    ) from None
-        raise
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def write_array(path: Path, arrays: dict[str, Tensor], event: EventSpec) -> None:

@@ -135,9 +135,10 @@ def denoise(
     """Remove the kernel's noise from examples."""
     import torch
 
-    from smoothgen.arrays import read_array, write_array
+    from smoothgen.arrays import write_array
     from smoothgen.errors import ConfigError, DataError
     from smoothgen.experiment import load
+    from smoothgen.tables import read_table
 
     if method not in ("inverter", "single-step"):
         raise ConfigError(f'--method: unknown "{method}"; choose inverter or single-step')
@@ -145,7 +146,7 @@ def denoise(
     model = load(run).to(policy.device)
     if model.context is not None:
         raise ConfigError(f"{run} was trained with a context; use model.denoise(x_tilde, context) from Python")
-    noisy = torch.tensor(read_array(data, key).values, dtype=torch.float32)
+    noisy = torch.tensor(read_table(data, key).values, dtype=torch.float32)
     if tuple(noisy.shape[1:]) != model.event_shape:
         if noisy[0].numel() != model.event.dimensions:
             raise DataError(f"{data}: examples have shape {tuple(noisy.shape[1:])}, the model's {model.event_shape}")

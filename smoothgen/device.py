@@ -164,10 +164,6 @@ class DevicePolicy:
         """A generator on the device whose state is a pure function of the key."""
         return torch.Generator(self.device).manual_seed(derived_seed(*key))
 
-    def free_memory(self) -> int | None:
-        """Free bytes of the accelerator, or None on the CPU."""
-        return torch.cuda.mem_get_info(self.device)[0] if self.type == "cuda" else None
-
 
 def derived_seed(*key: int | str) -> int:
     """A 63-bit seed that depends on every part of the key, in order, the same on every machine."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from smoothgen.data_source import DataSource, DataSourceConfig, Split, SplitName
 from smoothgen.errors import DataError
 from smoothgen.event import EventSpec
-from smoothgen_datasets.readers import CsvFormat, Table, choose, column_name, read_table
+from smoothgen.tables import CsvFormat, Table, choose, column_name, read_table
 
 DataPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 """Absolute from the start, so that a run finds its data again from anywhere."""

@@ -16,9 +16,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 import smoothgen
 from smoothgen.component import ComponentConfig
 from smoothgen.errors import DataError
+from smoothgen.tables import CsvFormat, read_table
 from smoothgen_datasets.array import ArrayConfig
 from smoothgen_datasets.mixture import Mixture1DConfig
-from smoothgen_datasets.readers import CsvFormat, read_table
 
 FINITE = st.floats(-1e30, 1e30, allow_subnormal=False)
 EVERYTHING = CsvFormat()

@@ -1,4 +1,4 @@
-"""Tables and arrays from files: csv with the columns that are wanted, every other format by the core's reader."""
+"""Tables and arrays from files: csv with the columns that are wanted, every other format by `arrays`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from smoothgen.arrays import ENDINGS, read_array
+from smoothgen.arrays import ENDINGS as ARRAY_ENDINGS
+from smoothgen.arrays import read_array
 from smoothgen.component import nearest
 from smoothgen.errors import DataError
 
 Column = str | int
+ENDINGS = (*ARRAY_ENDINGS, ".csv")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ def column_name(names: Sequence[str], coordinate: tuple[int, ...]) -> str:
     return f"column {', '.join(map(str, coordinate))}"
 
 
-def read_table(path: Path, key: str | None, columns: Sequence[Column] | None, form: CsvFormat) -> Table:
+def read_table(
+    path: Path,
+    key: str | None = None,
+    columns: Sequence[Column] | None = None,
+    form: CsvFormat = CsvFormat(),
+) -> Table:
     """The array in a file, of a csv file only the wanted columns (all where None).
 
     Raises DataError: what is wrong, where, and what to do.
@@ -58,28 +65,22 @@ def read_table(path: Path, key: str | None, columns: Sequence[Column] | None, fo
     path = path.expanduser()
     if path.is_dir():
         raise DataError(f"{path} is a folder ({path.absolute()}); give the path of one file: {', '.join(ENDINGS)}")
-    if path.is_file() and path.stat().st_size == 0:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist (looked for {path.absolute()}); give the path of a data file")
+    if path.suffix.lower() not in ENDINGS:
+        raise DataError(f'{path}: unknown ending "{path.suffix}"; use one of {", ".join(ENDINGS)}')
+    if path.stat().st_size == 0:
         raise DataError(f"{path} is empty ({path.absolute()} has no bytes); write it again")
-    if path.suffix.lower() == ".csv" and path.is_file() and key is None:
+    if path.suffix.lower() == ".csv":
+        if key is not None:
+            raise DataError(f'{path} holds a single array, so key "{key}" cannot be looked up; leave key out')
         return read_csv(path, columns, form)
-    try:
-        values = read_array(path, key).values
-    except DataError as error:
-        raise DataError(_first_line(error)) from error
-    except Exception as error:  # damaged bytes make zipfile, zlib, numpy's header parser and safetensors raise anything
-        raise DataError(
-            f"{path} cannot be read as {path.suffix}: {type(error).__name__}: {_first_line(error)}; it is damaged, or "
-            "holds a type that numpy lacks: write it again as plain numbers"
-        ) from error
+    values = read_array(path, key)
     if columns is None:
         return Table(path, values)
     if values.ndim != 2:
         raise DataError(f"{path}: columns can be chosen from a table (n, D), not from shape {values.shape}")
     return Table(path, values[:, choose(columns, (), values.shape[1], path)])
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
 
 
 def choose(columns: Sequence[Column], names: Sequence[str], count: int, path: Path) -> list[int]:
