@@ -65,11 +65,26 @@ def _joint(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, inverse_sc
     return z, torch.add(logits - log_scale - z, F.logsigmoid(z), alpha=2.0)
 
 
+def log_density_of_components(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+    """log f((x - loc_k) / s_k) / s_k of every component: x (...) -> (..., K), nats."""
+    z = (x.unsqueeze(-1) - loc) * torch.exp(-log_scale)
+    return torch.add(-log_scale - z, F.logsigmoid(z), alpha=2.0)
+
+
 def log_mass(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, event: EventSpec) -> Tensor:
     """log probability of the level of x: the mixture's mass between the two neighbouring midpoints.
 
     The first level takes everything below, the last everything above, so that the masses sum to 1. x (...) -> (...),
-    nats. Neighbouring bins share the same floating-point edge, and log(sigmoid(a) - sigmoid(b)) is computed as
+    nats.
+    """
+    components = log_mass_of_components(x, loc, log_scale, event)
+    return torch.logsumexp(logits + components, -1) - torch.logsumexp(logits, -1)
+
+
+def log_mass_of_components(x: Tensor, loc: Tensor, log_scale: Tensor, event: EventSpec) -> Tensor:
+    """log mass that every component gives the level of x: x (...) -> (..., K), nats.
+
+    Neighbouring bins share the same floating-point edge, and log(sigmoid(a) - sigmoid(b)) is computed as
     log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)), exact in both tails; the reference implementation
     switches to an approximation there and misses by nats.
     """
@@ -83,12 +98,11 @@ def log_mass(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, event: E
     first, last = (level == 0).unsqueeze(-1), (level == event.levels - 1).unsqueeze(-1)
     zero = a.new_zeros(())
     width = torch.where(first | last, torch.ones_like(a), a - b)  # 1 keeps the unused branch finite
-    log_components = (
+    return (
         torch.where(last, zero, F.logsigmoid(a))
         + torch.where(first, zero, F.logsigmoid(-b))
         + torch.where(first | last, zero, torch.log(-torch.expm1(-width)))
     )
-    return torch.logsumexp(logits + log_components, -1) - torch.logsumexp(logits, -1)
 
 
 def logit_uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -104,29 +118,48 @@ def inverse_cdf(logit_u: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor)
 
     The quantile lies between the least and the greatest of the components' own quantiles, which are closed form:
     an exact bracket at any depth of the tail. Inside it, Newton's method on logit F (exact for one component),
-    replaced by a bisection whenever it leaves the bracket or does not halve the step.
+    replaced by a bisection whenever it does not halve the step. The smaller tail is the one that is summed, so that
+    none of its digits cancel.
     """
-    log_weight = torch.log_softmax(logits, -1)
-    scale = torch.exp(log_scale)
-    quantiles = loc + scale * logit_u.unsqueeze(-1)
+    weight = torch.softmax(logits, -1)
+    inverse = torch.exp(-log_scale)
+    quantiles = loc + logit_u.unsqueeze(-1) / inverse
     low, high = quantiles.amin(-1), quantiles.amax(-1)
-    x = (log_weight.exp() * quantiles).sum(-1).clamp(low, high)
+    sign = torch.where(logit_u <= 0, 1.0, -1.0).to(loc.dtype)
+    target = -logit_u.abs()
+    slope = sign.unsqueeze(-1) * inverse
+    weighted = weight * inverse
+    x = torch.linalg.vecdot(weight, quantiles).clamp(low, high)
     step = high - low
-    floor = torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
+    eps = torch.finfo(x.dtype).eps
+    floor = eps * torch.maximum(low.abs(), high.abs())
     synchronises = x.device.type != "cpu"  # reading a flag would stall an accelerator; there, all iterations run
-    for _ in range(4 * (2 + int(-math.log2(torch.finfo(x.dtype).eps)))):
-        z = (x.unsqueeze(-1) - loc) / scale
-        log_below = torch.logsumexp(log_weight + F.logsigmoid(z), -1)
-        log_above = torch.logsumexp(log_weight + F.logsigmoid(-z), -1)
-        log_pdf = torch.logsumexp(log_weight - log_scale + F.logsigmoid(z) + F.logsigmoid(-z), -1)
-        excess = log_below - log_above - logit_u
+    for _ in range(4 * (2 + int(-math.log2(eps)))):
+        below = torch.sigmoid((x.unsqueeze(-1) - loc) * slope)
+        tail = torch.linalg.vecdot(weight, below)
+        density = torch.linalg.vecdot(weighted, below - below * below)
+        excess = sign * (torch.logit(tail) - target)
         high = torch.where(excess > 0, x, high)
         low = torch.where(excess > 0, low, x)
-        newton = x - excess * torch.exp(log_below + log_above - log_pdf)
-        keep = (newton >= low) & (newton <= high) & ((newton - x).abs() <= 0.5 * step.abs())
-        candidate = torch.where(keep, newton, 0.5 * (low + high))
+        newton = x - excess * (tail - tail * tail) / density
+        keep = (newton - x).abs() <= 0.5 * step.abs()
+        candidate = torch.where(keep, newton, torch.lerp(low, high, 0.5)).clamp(low, high)
         step = candidate - x
         x = candidate
         if not synchronises and bool((step.abs() <= floor).all()):
             break
     return x
+
+
+def quantile_level(logit_u: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, event: EventSpec) -> Tensor:
+    """The least level whose cumulative mass reaches u: (...) -> (...), integers. Monotone in u.
+
+    All midpoints between levels are looked at, at once.
+    """
+    assert event.levels is not None and event.low is not None
+    edges = torch.arange(event.levels - 1, dtype=loc.dtype, device=loc.device)
+    edges = event.low + (edges + 0.5) * event.bin_width
+    inverse = torch.exp(-log_scale)
+    z = torch.addcmul(-(loc * inverse).unsqueeze(-1), edges, inverse.unsqueeze(-1))
+    cumulative = (torch.softmax(logits, -1).unsqueeze(-2) @ z.sigmoid_()).squeeze(-2)
+    return (cumulative < torch.sigmoid(logit_u).unsqueeze(-1)).sum(-1)
