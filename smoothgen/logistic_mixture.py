@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smoothgen.array_operations import Operations, arrays, tensor
 from smoothgen.event import EventSpec
 
 
@@ -113,53 +115,86 @@ def logit_uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generat
     return torch.log(u) - torch.log1p(-u)
 
 
+GRID = (-9.0, -5.5, -3.5, -2.2, -1.2, -0.4, 0.4, 1.2, 2.2, 3.5, 5.5, 9.0)
+"""Where, in units of every component's scale, the inverse CDF looks first."""
+
+
 def inverse_cdf(logit_u: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     """The x with logit F(x) = logit_u: (...) -> (...). Monotone in u, so that equal uniforms give equal samples.
 
-    The quantile lies between the least and the greatest of the components' own quantiles, which are closed form:
-    an exact bracket at any depth of the tail. Inside it, Newton's method on logit F (exact for one component),
-    replaced by a bisection whenever it does not halve the step. The smaller tail is the one that is summed, so that
-    none of its digits cancel.
+    The quantile lies between the least and the greatest of the components' own quantiles, which are closed form: an
+    exact bracket at any depth of the tail. A grid around every component narrows it until no component changes much
+    inside, and a fixed number of Newton steps on the log of the smaller tail finishes, so that no digits cancel and
+    no row depends on the others; a row that has not settled is bisected. Not differentiable.
     """
-    weight = torch.softmax(logits, -1)
-    inverse = torch.exp(-log_scale)
-    quantiles = loc + logit_u.unsqueeze(-1) / inverse
-    low, high = quantiles.amin(-1), quantiles.amax(-1)
-    sign = torch.where(logit_u <= 0, 1.0, -1.0).to(loc.dtype)
-    target = -logit_u.abs()
-    slope = sign.unsqueeze(-1) * inverse
-    weighted = weight * inverse
-    x = torch.linalg.vecdot(weight, quantiles).clamp(low, high)
-    step = high - low
-    eps = torch.finfo(x.dtype).eps
-    floor = eps * torch.maximum(low.abs(), high.abs())
-    synchronises = x.device.type != "cpu"  # reading a flag would stall an accelerator; there, all iterations run
-    for _ in range(4 * (2 + int(-math.log2(eps)))):
-        below = torch.sigmoid((x.unsqueeze(-1) - loc) * slope)
-        tail = torch.linalg.vecdot(weight, below)
-        density = torch.linalg.vecdot(weighted, below - below * below)
-        excess = sign * (torch.logit(tail) - target)
-        high = torch.where(excess > 0, x, high)
-        low = torch.where(excess > 0, low, x)
-        newton = x - excess * (tail - tail * tail) / density
-        keep = (newton - x).abs() <= 0.5 * step.abs()
-        candidate = torch.where(keep, newton, torch.lerp(low, high, 0.5)).clamp(low, high)
-        step = candidate - x
-        x = candidate
-        if not synchronises and bool((step.abs() <= floor).all()):
-            break
-    return x
+    xp, parts = arrays(logit_u, logits, loc, log_scale)
+    return tensor(quantile(xp, *parts))
 
 
-def quantile_level(logit_u: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, event: EventSpec) -> Tensor:
-    """The least level whose cumulative mass reaches u: (...) -> (...), integers. Monotone in u.
+def quantile(xp: Operations, logit_u: Any, logits: Any, loc: Any, log_scale: Any) -> Any:
+    """`inverse_cdf` on arrays of numpy or torch."""
+    with np.errstate(all="ignore"):  # overflow to infinity and 0 / 0 mean "not settled"
+        weight, inverse = _softmax(xp, logits), xp.exp(-log_scale)
+        scale = 1.0 / inverse
+        quantiles = loc + logit_u[..., None] * scale
+        low, high = xp.amin(quantiles), xp.amax(quantiles)
+        bottom = logit_u <= 0
+        log_tail = -abs(logit_u)  # of the smaller tail t of u: log t = log sigmoid(-|logit u|)
+        log_tail = log_tail - xp.log1p(xp.exp(log_tail))
+        slope = xp.where(bottom[..., None], inverse, -inverse)
+        points = loc[..., None] + xp.constant(GRID, loc) * scale[..., None]
+        points = points.reshape(*loc.shape[:-1], 1, -1)
+        tails = _sigmoid(xp, (points - loc[..., None]) * slope[..., None])
+        tails = (weight[..., None, :] @ tails)[..., 0, :]
+        over = (tails > xp.exp(log_tail)[..., None]) == bottom[..., None]
+        points = points[..., 0, :]
+        narrow_low = xp.maximum(xp.amax(xp.where(over, low[..., None], points)), low)
+        narrow_high = xp.minimum(xp.amin(xp.where(over, points, high[..., None])), high)
+        return _newton(xp, log_tail, weight, loc, slope, narrow_low, narrow_high)
+
+
+def _newton(xp: Operations, log_tail: Any, weight: Any, loc: Any, slope: Any, low: Any, high: Any) -> Any:
+    x = 0.5 * (low + high)
+    step = scale = x
+    weighted, eps = weight * slope, xp.eps(x)
+    for _ in range(4 if eps > 1e-10 else 6):
+        below = _sigmoid(xp, (x[..., None] - loc) * slope)
+        tail = xp.vecdot(weight, below)
+        scale = tail / xp.vecdot(weighted, below - below * below)
+        moved = xp.minimum(xp.maximum(x - (xp.log(tail) - log_tail) * scale, low), high)
+        step = moved - x
+        x = moved
+    settled = abs(step) <= 8.0 * eps * (abs(low) + abs(high) + 8.0 * abs(scale))
+    return x if settled.all() else xp.where(settled, x, _bisected(xp, log_tail, weight, loc, slope, low, high))
+
+
+def _bisected(xp: Operations, log_tail: Any, weight: Any, loc: Any, slope: Any, low: Any, high: Any) -> Any:
+    bottom, wanted = slope[..., 0] > 0, xp.exp(log_tail)
+    for _ in range(2 - int(math.log2(xp.eps(loc)))):
+        x = 0.5 * (low + high)
+        over = (xp.vecdot(weight, _sigmoid(xp, (x[..., None] - loc) * slope)) > wanted) == bottom
+        low, high = xp.where(over, low, x), xp.where(over, x, high)
+    return 0.5 * (low + high)
+
+
+def quantile_level(xp: Operations, logit_u: Any, logits: Any, loc: Any, log_scale: Any, event: EventSpec) -> Any:
+    """The least level whose cumulative mass reaches u, on arrays: (...) -> (...), integers. Monotone in u.
 
     All midpoints between levels are looked at, at once.
     """
     assert event.levels is not None and event.low is not None
-    edges = torch.arange(event.levels - 1, dtype=loc.dtype, device=loc.device)
-    edges = event.low + (edges + 0.5) * event.bin_width
-    inverse = torch.exp(-log_scale)
-    z = torch.addcmul(-(loc * inverse).unsqueeze(-1), edges, inverse.unsqueeze(-1))
-    cumulative = (torch.softmax(logits, -1).unsqueeze(-2) @ z.sigmoid_()).squeeze(-2)
-    return (cumulative < torch.sigmoid(logit_u).unsqueeze(-1)).sum(-1)
+    edges = xp.constant(tuple(event.low + (k + 0.5) * event.bin_width for k in range(event.levels - 1)), loc)
+    with np.errstate(over="ignore"):
+        inverse = xp.exp(-log_scale)
+        z = edges * inverse[..., None] - (loc * inverse)[..., None]
+        cumulative = (_softmax(xp, logits)[..., None, :] @ _sigmoid(xp, z))[..., 0, :]
+        return (cumulative < _sigmoid(xp, logit_u)[..., None]).sum(-1)
+
+
+def _softmax(xp: Operations, logits: Any) -> Any:
+    weight = xp.exp(logits - xp.amax(logits)[..., None])
+    return weight / weight.sum(-1)[..., None]
+
+
+def _sigmoid(xp: Operations, z: Any) -> Any:
+    return 1.0 / (1.0 + xp.exp(-z))

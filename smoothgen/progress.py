@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -55,3 +56,23 @@ class Progress:
         """One line, where there is no bar to show the same."""
         if self.enabled and not self.console.is_terminal:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+_listener: ContextVar[Callable[[float], None] | None] = ContextVar("smoothgen_progress", default=None)
+
+
+def report(share: float) -> None:
+    """Says how much of a long computation (a sample, say) is done, 0 to 1, to whoever is `listening`."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(share)
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[float], None]) -> Iterator[None]:
+    """For the duration, `report` calls the listener."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from smoothgen import logistic_mixture
+from smoothgen.array_operations import TORCH, Operations, arrays, tensor
 from smoothgen.event import EventSpec
 
 LOG_SCALE_BOUND = 7.0
@@ -24,10 +26,10 @@ class PixelMixture:
     Source: Salimans et al. 2017 (arXiv 1701.05517), section 2.2, for any number of channels.
     """
 
-    logits: Tensor
-    loc: Tensor
-    log_scale: Tensor
-    coupling: Tensor
+    logits: Any
+    loc: Any
+    log_scale: Any
+    coupling: Any
 
     @staticmethod
     def size(channels: int, components: int) -> int:
@@ -35,24 +37,29 @@ class PixelMixture:
         return components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
     @classmethod
-    def of(cls, raw: Tensor, channels: int, components: int) -> PixelMixture:
-        """From what the network gives: (..., size)."""
-        sizes = [1, channels, channels, channels * (channels - 1) // 2]
-        parts = raw.unflatten(-1, (-1, components)).split(sizes, dim=-2)
-        log_scale = LOG_SCALE_BOUND * torch.tanh(parts[2] / LOG_SCALE_BOUND)
-        return cls(parts[0].squeeze(-2), parts[1], log_scale, torch.tanh(parts[3]))
+    def of(cls, raw: Any, channels: int, components: int, xp: Operations = TORCH) -> PixelMixture:
+        """From what the network gives: (..., size). xp: whether in torch's or numpy's arrays."""
+        rows = raw.reshape(*raw.shape[:-1], -1, components)
+        log_scale = LOG_SCALE_BOUND * xp.tanh(rows[..., 1 + channels : 1 + 2 * channels, :] / LOG_SCALE_BOUND)
+        coupling = rows[..., 1 + 2 * channels :, :]
+        return cls(
+            rows[..., 0, :], rows[..., 1 : 1 + channels, :], log_scale, xp.tanh(coupling) if channels > 1 else coupling
+        )
 
-    def detach(self) -> PixelMixture:
-        """The same numbers, as constants."""
-        return PixelMixture(self.logits.detach(), self.loc.detach(), self.log_scale.detach(), self.coupling.detach())
-
-    def loc_given(self, channel: int, earlier: list[Tensor]) -> Tensor:
+    def loc_given(self, channel: int, earlier: list[Any]) -> Any:
         """Means (..., K) of a channel, given the standardised values (...) of those before it."""
         loc = self.loc[..., channel, :]
         first = channel * (channel - 1) // 2
         for index, value in enumerate(earlier):
-            loc = loc + self.coupling[..., first + index, :] * value.unsqueeze(-1)
+            loc = loc + self.coupling[..., first + index, :] * value[..., None]
         return loc
+
+
+class Pinned(NamedTuple):
+    """Values that are known, (..., C), and where (bool)."""
+
+    values: Tensor
+    known: Tensor
 
 
 class PixelDistribution:
@@ -63,6 +70,9 @@ class PixelDistribution:
 
     def __init__(self, event: EventSpec, channels: int, components: int, discretized: bool) -> None:
         self.event, self.channels, self.components, self.discretized = event, channels, components, discretized
+        self.values: tuple[float, ...] = ()
+        if discretized and event.levels is not None and event.low is not None:
+            self.values = tuple(event.low + level * event.bin_width for level in range(event.levels))
 
     def log_prob(self, x: Tensor, raw: Tensor, shift: Tensor, unit: Tensor) -> Tensor:
         """x (..., C), raw (..., size) -> (...): log mass, or log density per unit of x; nats."""
@@ -76,54 +86,68 @@ class PixelDistribution:
             return logistic_mixture.log_density(y[..., 0], mixture.logits, loc, log_scale) - unit.log().sum()
         total = mixture.logits
         for channel in range(self.channels):
-            earlier = [y[..., index] for index in range(channel)]
-            loc = mixture.loc_given(channel, earlier)
-            total = total + self._log_components(x[..., channel], y[..., channel], loc, mixture, channel, shift, unit)
+            total = total + self._of_channel(x, y, mixture, channel, shift, unit)
         log_prob = torch.logsumexp(total, -1) - torch.logsumexp(mixture.logits, -1)
         return log_prob if self.discretized else log_prob - unit.log().sum()
 
-    def _log_components(
-        self, x: Tensor, y: Tensor, loc: Tensor, mixture: PixelMixture, channel: int, shift: Tensor, unit: Tensor
+    def _of_channel(
+        self, x: Tensor, y: Tensor, mixture: PixelMixture, channel: int, shift: Tensor, unit: Tensor
     ) -> Tensor:
+        """log f_kc of one channel, given the true values of those before it: (..., K)."""
+        loc = mixture.loc_given(channel, [y[..., index] for index in range(channel)])
         log_scale = mixture.log_scale[..., channel, :]
+        return self._log_components(x[..., channel], y[..., channel], loc, log_scale, shift[channel], unit[channel])
+
+    def _log_components(
+        self, x: Tensor, y: Tensor, loc: Tensor, log_scale: Tensor, shift: Tensor, unit: Tensor
+    ) -> Tensor:
+        """log f_kc of one channel: x, y (...), loc, log_scale (..., K) -> (..., K); shift and unit of the channel."""
         if not self.discretized:
             return logistic_mixture.log_density_of_components(y, loc, log_scale)
-        loc, log_scale = shift[channel] + unit[channel] * loc, log_scale + unit[channel].log()
+        loc, log_scale = shift + unit * loc, log_scale + unit.log()
         return logistic_mixture.log_mass_of_components(x, loc, log_scale, self.event)
 
-    def draw(self, logit_u: Tensor, raw: Tensor, shift: Tensor, unit: Tensor) -> Tensor:
+    def log_channels(self, x: Tensor, raw: Tensor, shift: Tensor, unit: Tensor) -> Tensor:
+        """log p of every channel given those before it, x (..., C) -> (..., C); they sum to `log_prob`."""
+        mixture = PixelMixture.of(raw, self.channels, self.components)
+        y, total, terms = (x - shift) / unit, mixture.logits, []
+        for channel in range(self.channels):
+            before = torch.logsumexp(total, -1)
+            total = total + self._of_channel(x, y, mixture, channel, shift, unit)
+            terms.append(torch.logsumexp(total, -1) - before)
+        stacked = torch.stack(terms, dim=-1)
+        return stacked if self.discretized else stacked - unit.log()
+
+    def draw(self, logit_u: Tensor, raw: Tensor, shift: Tensor, unit: Tensor, pinned: Pinned | None = None) -> Tensor:
         """logit_u (..., C), raw (..., size) -> x (..., C), channel by channel through the inverse CDF.
 
         Given the channels before it, a channel's components are weighted by how well they explain those.
+        pinned: channels that are known keep their value, and those after them are drawn given it.
         """
-        mixture = PixelMixture.of(raw, self.channels, self.components)
+        xp, (u, shifts, units, raw_array) = arrays(logit_u, shift, unit, raw)
+        mixture = PixelMixture.of(raw_array, self.channels, self.components, xp)
         logits, values, standardised = mixture.logits, [], []
         for channel in range(self.channels):
-            loc = mixture.loc_given(channel, standardised)
-            x, y = self._draw_channel(logit_u[..., channel], logits, loc, mixture, channel, shift, unit)
+            loc, log_scale = mixture.loc_given(channel, standardised), mixture.log_scale[..., channel, :]
+            place, size = shifts[channel], units[channel]
+            x = self._draw_channel(xp, u[..., channel], logits, loc, log_scale, place, size)
+            if pinned is not None:
+                _, (known, value) = arrays(pinned.known[..., channel], pinned.values[..., channel])
+                x = xp.where(known, value, x)
             values.append(x)
-            standardised.append(y)
+            standardised.append((x - place) / size)
             if channel < self.channels - 1:
-                logits = logits + self._log_components(x, y, loc, mixture, channel, shift, unit)
-        return torch.stack(values, dim=-1)
+                explained = self._log_components(
+                    tensor(x), tensor(standardised[-1]), tensor(loc), tensor(log_scale), shift[channel], unit[channel]
+                )
+                logits = logits + arrays(explained)[1][0]
+        return tensor(xp.stack(values) if self.channels > 1 else values[0][..., None])
 
     def _draw_channel(
-        self,
-        logit_u: Tensor,
-        logits: Tensor,
-        loc: Tensor,
-        mixture: PixelMixture,
-        channel: int,
-        shift: Tensor,
-        unit: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The channel's value, and the same standardised."""
-        log_scale = mixture.log_scale[..., channel, :]
+        self, xp: Operations, logit_u: Any, logits: Any, loc: Any, log_scale: Any, shift: Any, unit: Any
+    ) -> Any:
         if not self.discretized:
-            y = logistic_mixture.inverse_cdf(logit_u, logits, loc, log_scale)
-            return shift[channel] + unit[channel] * y, y
-        assert self.event.low is not None
-        loc, log_scale = shift[channel] + unit[channel] * loc, log_scale + unit[channel].log()
-        level = logistic_mixture.quantile_level(logit_u, logits, loc, log_scale, self.event)
-        x = level.to(loc.dtype) * self.event.bin_width + self.event.low
-        return x, (x - shift[channel]) / unit[channel]
+            return shift + unit * logistic_mixture.quantile(xp, logit_u, logits, loc, log_scale)
+        loc, log_scale = shift + unit * loc, log_scale + xp.log(unit)
+        level = logistic_mixture.quantile_level(xp, logit_u, logits, loc, log_scale, self.event)
+        return xp.constant(self.values, loc)[level]

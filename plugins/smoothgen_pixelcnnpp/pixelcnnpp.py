@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -16,19 +16,11 @@ from smoothgen_pixelcnnpp.convolutions import NormedConv
 from smoothgen_pixelcnnpp.encoder import Encoder
 from smoothgen_pixelcnnpp.head import PixelDistribution, PixelMixture
 from smoothgen_pixelcnnpp.network import Network
+from smoothgen_pixelcnnpp.samplers import Algorithm, Given, Request, images_at_once, sample_images
 
 Conditioning = Literal["aligned", "stack"]
-Algorithm = Literal["cached", "naive", "fixed-point", "fixed-point-rows"]
 INITIAL_IMAGES = 128
 """How many training images the data-dependent initialisation looks at."""
-
-
-class Given(NamedTuple):
-    """What a context gives the network: x_tilde to stack above x, and what the blocks add."""
-
-    above: Tensor | None
-    added: list[tuple[Tensor, ...]] | None
-    shifted: list[tuple[Tensor, ...]] | None
 
 
 class PixelCNNPP(DensityModel):
@@ -133,16 +125,18 @@ class PixelCNNPP(DensityModel):
         return channels_last(raw[:, :, -image.shape[2] :]).to(image.dtype)
 
     def _sample(self, num_samples: int, context: Tensor | None, generator: Generator | None) -> Tensor:
-        """One uniform for every pixel and channel, drawn at once, whatever the algorithm."""
+        """One uniform for every pixel and channel, drawn at once, whatever the algorithm and the memory."""
         channels, height, width = self.image_shape
         logit_u = logistic_mixture.logit_uniform((num_samples, height, width, channels), self.unit, generator)
-        given = self.given(context)
-        image = self.unit.new_zeros(num_samples, *self.image_shape)
-        for row in range(height):
-            for column in range(width):
-                raw = self.parameters_of(image, given)[:, row, column]
-                image[:, :, row, column] = self.pixel.draw(logit_u[:, row, column], raw, self.shift, self.unit)
-        return image.reshape(num_samples, *self.event_shape)
+        at_once = images_at_once(self)
+        parts = []
+        for start in range(0, num_samples, at_once):
+            rows = slice(start, start + at_once)
+            given = self.given(None if context is None else context[rows])
+            done = (start / num_samples, min(start + at_once, num_samples) / num_samples)
+            parts.append(sample_images(self, self.sampler, Request(logit_u[rows], given), done).image)
+        images = torch.cat(parts) if parts else logit_u
+        return images.movedim(-1, 1).reshape(num_samples, *self.event_shape)
 
     def _causal_score(self, x: Tensor, context: Tensor | None) -> Tensor:
         """The derivative of every pixel's own conditional, the parameters held fixed; channels stay coupled."""
