@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smoothgen_pixelcnnpp.network import Network, Tape
-from smoothgen_pixelcnnpp.resolution import FoldedStream, elu, folded
+from smoothgen_pixelcnnpp.blocks import GatedBlock
+from smoothgen_pixelcnnpp.resolution import HorizontalStream, VerticalStream, concat_elu_to, elu
 
 TWICE_UP_TO = 8
 """Batches up to this size keep values as (v, -v): a pixel then costs fewer operations, which is what counts."""
@@ -39,61 +40,82 @@ class Resolution:
         self.deepest = level == network.resolutions - 1
         self.width = width
         self.first_down = self.ups if self.deepest else self.ups + 1
-        self.u, self.h = folded(network, level, batch, width, twice)
+        slots = self.first_down + self.downs + 1
+        u_blocks, h_blocks = (_blocks(network, stream, level) for stream in ("u", "h"))
+        self.u = VerticalStream(u_blocks, batch, width, slots)
+        self.h = HorizontalStream(h_blocks, batch, width, slots, twice)
         n, like = network.filters, network.out.gain
         kept = 2 * n if twice else n
-        self.u_raw, self.u_raw_above, self.u_held = (like.new_zeros(batch, width, n) for _ in range(3))
+        self.u_raw, self.u_raw_above, self.u_held = (like.new_zeros(batch, n, 1, width) for _ in range(3))
         self.h_raw, self.h_raw_above = (like.new_zeros(batch, width + 2, n) for _ in range(2))
         self.entry = like.new_zeros(batch, width, kept)
         even = width + width % 2
         self.doubled = like.new_zeros(batch, 2, even, kept)
         self.doubled_active = like.new_zeros(batch, 2, even, 2 * n)
-        self.skip_of_u = torch.stack([weights[0] for weights in self.h.skips])
-        into_here, out_here = self.h.into_here, self.h.out_here
-        self.into_here, self.out_here = torch.cat(into_here, dim=1), torch.cat(out_here, dim=1)
         self.context: tuple[Tensor, Tensor] | None = None
-        self.columns = [self._column(j) for j in range(width)]
+        self.columns = self._columns()
 
-    def up_skip(self, down: int) -> int:
-        """The slot whose activation skips to a down block."""
-        return self.ups - down - int(self.deepest)
+    def up_skip(self, block: int) -> int | None:
+        """The slot whose activation skips to a block on the way back up in resolution."""
+        return None if block < self.ups else 2 * self.ups - block - int(self.deepest)
 
     def slots(self, block: int) -> tuple[int, int]:
         """Where a block reads and where it writes."""
         first = block if block < self.ups else self.first_down + block - self.ups
         return first, first + 1
 
-    def _column(self, j: int) -> list[BlockAtPixel]:
-        s, n2 = self.h, 2 * self.h.filters
-        window = slice(j * n2, (j + 2) * n2)
-        blocks = []
+    @property
+    def sources(self) -> list[int]:
+        """Where every block reads."""
+        return [self.slots(block)[0] for block in range(self.ups + self.downs)]
+
+    def _columns(self) -> list[list[BlockAtPixel]]:
+        """For every column, the views of all blocks."""
+        s = self.h
+        pixels = [slot[:, 1 : self.width + 1].unbind(1) for slot in s.inputs]
+        windows = [self._windows(slot) for slot in s.inputs]
+        by_block = []
         for block in range(self.ups + self.downs):
             source, target = self.slots(block)
-            skips = block >= self.ups
-            blocks.append(
-                BlockAtPixel(
-                    s.columns(s.into[block])[:, j],
-                    s.inputs[source].flatten(1)[:, window],
-                    self.into_here[block],
-                    s.inputs[self.up_skip(block - self.ups)][:, j + 1] if skips else None,
-                    s.skips[block][1] if skips else None,
-                    s.hidden[block][:, j + 1],
-                    s.columns(s.out[block])[:, j],
-                    s.hidden[block].flatten(1)[:, window],
-                    self.out_here[block],
-                    s.inputs[target][:, j + 1],
-                )
+            skip = self.up_skip(block)
+            hidden, hidden_windows = s.hidden[block], self._windows(s.hidden[block])
+            places = hidden[:, 1 : self.width + 1].unbind(1)
+            into, out = s.into[block].unbind(1), s.out[block].unbind(1)
+            by_block.append(
+                [
+                    BlockAtPixel(
+                        into[j],
+                        windows[source][j],
+                        s.into_here[block],
+                        None if skip is None else pixels[skip][j],
+                        s.own_skip_here[block],
+                        places[j],
+                        out[j],
+                        hidden_windows[j],
+                        s.out_here[block],
+                        pixels[target][j],
+                    )
+                    for j in range(self.width)
+                ]
             )
-        return blocks
+        return [list(column) for column in zip(*by_block, strict=True)]
+
+    def _windows(self, buffer: Tensor) -> tuple[Tensor, ...]:
+        """Columns j - 1 and j of a buffer as (batch, 4 filters), for every j."""
+        pair = 2 * buffer.shape[-1]
+        return buffer.flatten(1).unfold(1, pair, buffer.shape[-1])[:, : self.width].unbind(1)
 
     def buffers(self) -> list[tuple[Tensor, int]]:
         """Everything that carries a batch, with the axis of the batch, for `ActivationCache.reindex`."""
         found = [(t, 0) for t in (self.u_raw, self.u_raw_above, self.u_held, self.h_raw, self.h_raw_above)]
         found += [(t, 0) for t in (self.entry, self.doubled, self.doubled_active)]
-        for s in (self.u, self.h):
-            found += [(s.inputs, 1), (s.hidden, 1)]
-            found += [(s.grid(t), 1) for t in (s.into, s.out, s.out_start)]
-        return found + [(t, 2) for t in self.context or ()]
+        found += [(t, 1) for t in (self.u.inputs, self.u.hidden, self.h.inputs, self.h.hidden, self.h.into, self.h.out)]
+        return found
+
+
+def _blocks(network: Network, stream: str, level: int) -> list[GatedBlock]:
+    part = (network.u if stream == "u" else network.h)[level]
+    return [*part.up, *part.down]  # type: ignore[misc,list-item]
 
 
 class ActivationCache:
@@ -146,10 +168,10 @@ class ActivationCache:
                 resolution.u.shift_by(shifted[level][:blocks])
                 resolution.h.shift_by(shifted[level][blocks:])
             if added is not None:
-                # (H, blocks, batch, W, filters): one row is one slice
-                rows = [torch.stack(list(part)).permute(3, 0, 1, 4, 2) for part in _halves(added[level], blocks)]
-                resolution.context = (rows[0].contiguous(), self._kept(rows[1], -1).contiguous())
-            resolution.u.begin()
+                # (H, blocks, batch, ...): one row is one slice
+                u_rows = torch.stack(list(added[level][:blocks])).permute(3, 0, 1, 2, 4).unsqueeze(-2).contiguous()
+                h_rows = torch.stack(list(added[level][blocks:])).permute(3, 0, 1, 4, 2)
+                resolution.context = (u_rows, self._kept(h_rows, -1).contiguous())
             resolution.h.begin()
 
     def begin_row(self) -> None:
@@ -159,88 +181,82 @@ class ActivationCache:
         self.active = max(
             level for level in range(self.network.resolutions) if self.row_index % (1 << level) == 0
         )
-        for level in range(self.active + 1):
-            self._add_context(level)
         self._vertical()
         for level in range(self.active + 1):
-            self._from_vertical(self.resolutions[level])
+            self._from_vertical(level)
             self._entry(level)
         bottom = self.resolutions[self.active]
         if not bottom.deepest:  # an odd row there: what the resolution below left for it
             bottom.doubled[:, 0].copy_(bottom.doubled[:, 1])
             bottom.h.inputs[bottom.first_down][:, 1 : bottom.width + 1] = bottom.doubled_active[:, 1, : bottom.width]
 
-    def _add_context(self, level: int) -> None:
-        resolution = self.resolutions[level]
-        if resolution.context is not None:
-            row = self.row_index >> level
-            for stream, rows in zip((resolution.u, resolution.h), resolution.context, strict=True):
-                stream.grid(stream.into)[:, :, : resolution.width].add_(rows[row])
-
     def _vertical(self) -> None:
         """The vertical stream of the row, at every active resolution, down and back up."""
-        value = F.conv2d(self.seen[:, :, :2], *self.u_first)[:, :, 0].mT
+        value = F.conv2d(self.seen[:, :, :2], *self.u_first)
+        if self.row_index == 0:
+            value = torch.zeros_like(value)
         for level in range(self.active + 1):
             r = self.resolutions[level]
             if level:
-                above = self.resolutions[level - 1]
-                pair = torch.stack([above.u_raw_above, above.u_raw], dim=1).movedim(-1, 1)
-                halved = F.conv2d(pair, *self.u_halve[level - 1], stride=2, padding=(0, 1))
-                value = halved[:, :, 0, : r.width].mT
-            self._place(r.u, 0, value)
+                finer = self.resolutions[level - 1]
+                pair = torch.cat([finer.u_raw_above, finer.u_raw], dim=2)
+                value = F.conv2d(pair, *self.u_halve[level - 1], stride=2, padding=(0, 1))[..., : r.width]
+            r.u.put(r.u.inputs[0], value)
             for block in range(r.ups):
-                value = self._row_block(r, r.u, block, value)
+                value = self._vertical_block(level, block, value)
             r.u_raw.copy_(value)
         for level in reversed(range(self.active + 1)):
             r = self.resolutions[level]
             if not r.deepest:
-                value = r.u_held if level == self.active else doubled[:, :, 0].mT
-                self._place(r.u, r.first_down, value)
+                value = r.u_held if level == self.active else doubled[:, :, :1]
+                r.u.put(r.u.inputs[r.first_down], value)
                 if level < self.active:
-                    r.u_held.copy_(doubled[:, :, 1].mT)
+                    r.u_held.copy_(doubled[:, :, 1:])
             for block in range(r.ups, r.ups + r.downs):
-                value = self._row_block(r, r.u, block, value)
+                value = self._vertical_block(level, block, value)
             if level:
-                finer = self.resolutions[level - 1]
-                doubled = F.conv_transpose2d(value.mT.unsqueeze(2), *self.u_double[level - 1], stride=2)
-                doubled = doubled[:, :, :, 1 : 1 + finer.width]
+                width = self.resolutions[level - 1].width
+                doubled = F.conv_transpose2d(value, *self.u_double[level - 1], stride=2)[..., 1 : 1 + width]
 
-    def _place(self, s: FoldedStream, slot: int, value: Tensor) -> None:
-        s.put(s.inputs[slot][:, 1 : s.width + 1], value)
+    def _vertical_block(self, level: int, block: int, value: Tensor) -> Tensor:
+        r = self.resolutions[level]
+        added = None if r.context is None else r.context[0][self.row_index >> level, block]
+        return r.u.block(block, *r.slots(block), value, r.up_skip(block), added)
 
-    def _row_block(self, r: Resolution, s: FoldedStream, block: int, value: Tensor) -> Tensor:
-        """One gated block on a whole row: (batch, width, kept) -> the same; what came from above stays as it is."""
+    def _row_block(self, r: Resolution, block: int, value: Tensor) -> Tensor:
+        """One horizontal block on a whole row: (batch, width, kept) -> the same; what came from above stays as it is."""
+        s = r.h
         source, target = r.slots(block)
-        hidden = s.into[block].clone()
-        s.convolve_row(hidden, s.inputs[source], s.into_here, block)
-        if block >= r.ups:
-            skip = s.inputs[r.up_skip(block - r.ups)].flatten(0, 1)
-            hidden[: s.rows].addmm_(skip[1 : 1 + s.rows], s.skips[block][-1])
-        s.put(s.hidden[block][:, 1 : s.width + 1], s.columns(hidden))
-        gates = s.out[block].clone()
-        s.convolve_row(gates, s.hidden[block], s.out_here, block)
-        value = value + F.glu(s.columns(gates), -1)
+        hidden = s.into[block] + F.conv2d(s.window(s.inputs[source]), s.into_row[block]).squeeze(2).mT
+        skip = r.up_skip(block)
+        if skip is not None:
+            hidden = hidden + s.inputs[skip][:, 1 : s.width + 1] @ s.own_skip_here[block]
+        s.put(s.hidden[block][:, 1 : s.width + 1], hidden)
+        gates = s.out[block] + F.conv2d(s.window(s.hidden[block]), s.out_row[block]).squeeze(2).mT
+        value = value + F.glu(gates, -1)
         self._place(s, target, value)
         return value
 
-    def _from_vertical(self, r: Resolution) -> None:
-        """What the horizontal blocks get from the vertical ones, which stand one slot further."""
-        s = r.h
-        groups = [(slice(0, r.ups), slice(1, r.ups + 1))]
-        if r.downs:
-            first = r.first_down + 1
-            groups.append((slice(r.ups, r.ups + r.downs), slice(first, first + r.downs)))
-        for blocks, slots in groups:
-            flat = r.u.inputs[slots].flatten(1, 2)[:, 1 : 1 + s.rows]
-            s.into[blocks, : s.rows].baddbmm_(flat, r.skip_of_u[blocks])
+    def _place(self, s: HorizontalStream, slot: int, value: Tensor) -> None:
+        s.put(s.inputs[slot][:, 1 : s.width + 1], value)
+
+    def _from_vertical(self, level: int) -> None:
+        """What the horizontal blocks get from the vertical ones, which stand one slot further, and from the context."""
+        r = self.resolutions[level]
+        for block in range(r.ups + r.downs):
+            row = r.u.row(r.slots(block)[1])
+            r.h.into[block].add_(F.conv2d(row, r.h.skip_of_u[block]).squeeze(2).mT)
+        if r.context is not None:
+            r.h.into.add_(r.context[1][self.row_index >> level])
 
     def _entry(self, level: int) -> None:
         """What the horizontal stream's first value of every pixel gets from the row above."""
         r = self.resolutions[level]
         if level == 0:
-            above = F.conv2d(self.seen[:, :, 1:2], *self.h_above)
-            left = F.conv2d(self.seen[:, :, 1:, : self.width], *self.h_left)
-            r.entry.copy_(self._kept((above + left)[:, :, 0].mT, -1))
+            above = F.conv2d(self.seen[:, :, 1:2], *self.h_above)[:, :, 0].mT
+            left = F.conv2d(self.seen[:, :, 1:, 1 : self.width + 1], *self.h_left)[:, :, 0].mT
+            r.entry.copy_(self._kept(above if self.row_index else torch.zeros_like(above), -1))
+            r.entry[:, 1:].add_(self._kept(left[:, :-1], -1))
             return
         finer = self.resolutions[level - 1].h_raw_above
         weights, end = self.h_halve_above[level - 1], 2 * r.width
@@ -259,7 +275,7 @@ class ActivationCache:
                 value = r.entry + self.seen[:, : self.network.channels, 2, : self.width].mT @ self.left
             self._place(r.h, 0, value)
             for block in range(r.ups):
-                value = self._row_block(r, r.h, block, value)
+                value = self._row_block(r, block, value)
             if not r.deepest:
                 r.h_raw[:, 1 : r.width + 1] = value[..., :n]
         for level in reversed(range(self.active + 1)):
@@ -269,7 +285,7 @@ class ActivationCache:
                 if level < self.active:
                     r.h.inputs[r.first_down][:, 1 : r.width + 1] = r.doubled_active[:, 0, : r.width]
             for block in range(r.ups, r.ups + r.downs):
-                value = self._row_block(r, r.h, block, value)
+                value = self._row_block(r, block, value)
             if level:
                 finer = self.resolutions[level - 1]
                 four = value[..., :n] @ self.h_double[level - 1] + self.h_double_bias[level - 1]
@@ -317,7 +333,7 @@ class ActivationCache:
         """elu of the horizontal stream's last value, by column: half of its concat_elu."""
         return r.h.inputs[r.first_down + r.downs][..., : self.network.filters]
 
-    def _block(self, s: FoldedStream, b: BlockAtPixel, value: Tensor) -> None:
+    def _block(self, s: HorizontalStream, b: BlockAtPixel, value: Tensor) -> None:
         """One gated block at one pixel; `value` is updated in place."""
         b.hidden.addmm_(b.window, b.into)
         if b.skip is not None:
@@ -354,7 +370,7 @@ class ActivationCache:
         """Hands the finished row on to the row below."""
         for resolution in self.resolutions[: self.active + 1]:
             resolution.u.end_row()
-            resolution.h.end_row()
+            resolution.h.end_row(resolution.sources)
             resolution.u_raw_above.copy_(resolution.u_raw)
             resolution.h_raw_above.copy_(resolution.h_raw)
         self.seen[:, :, 0] = self.seen[:, :, 1]
@@ -368,23 +384,29 @@ class ActivationCache:
         """
         for level, r in enumerate(self.resolutions):
             last = -(-rows >> level) - 1
-            for s, stream in ((r.u, "u"), (r.h, "h")):
+            place = slice(1, r.width + 1)
 
-                def take(name: str, row: int, prefix: str = f"{stream}.{level}.") -> Tensor:
-                    return kept.tensors[prefix + name][:, :, row].mT
+            def take(stream: str, name: str, row: int, level: int = level) -> Tensor:
+                return kept.tensors[f"{stream}.{level}.{name}"][:, :, row : row + 1]
 
-                place = slice(1, r.width + 1)
-                s.inputs[0][:, place] = take("entry", last)
+            def as_row(stream: str, name: str, row: int) -> Tensor:
+                return take(stream, name, row).squeeze(2).mT
+
+            for stream, inputs, hidden in (
+                ("u", r.u.inputs[:, :, r.u.place, place], r.u.hidden[:, :, r.u.place, place]),
+                ("h", r.h.inputs[:, :, place], r.h.hidden[:, :, place]),
+            ):
+                inputs[0] = as_row(stream, "entry", last)
                 for block in range(r.ups + r.downs):
-                    s.inputs[r.slots(block)[1]][:, place] = take(f"{block}.out", last)
-                    s.hidden[block][:, place] = take(f"{block}.hidden", last)
+                    inputs[r.slots(block)[1]] = as_row(stream, f"{block}.out", last)
+                    hidden[block] = as_row(stream, f"{block}.hidden", last)
                 if not r.deepest:
-                    self._place(s, r.first_down, take("doubled", last))
-            r.u_raw.copy_(kept.tensors[f"u.{level}.raw"][:, :, last].mT)
-            r.h_raw[:, 1 : r.width + 1] = kept.tensors[f"h.{level}.raw"][:, :, last].mT
+                    concat_elu_to(inputs[r.first_down], as_row(stream, "doubled", last))
+            r.u_raw.copy_(take("u", "raw", last))
+            r.h_raw[:, place] = as_row("h", "raw", last)
             if not r.deepest and last % 2 == 0:  # the next row of this resolution was computed together with the last
-                r.u_held.copy_(kept.tensors[f"u.{level}.doubled"][:, :, last + 1].mT)
-                held = self._kept(kept.tensors[f"h.{level}.doubled"][:, :, last + 1].mT, -1)
+                r.u_held.copy_(take("u", "doubled", last + 1))
+                held = self._kept(as_row("h", "doubled", last + 1), -1)
                 r.doubled[:, 1, : r.width] = held
                 r.h.put(r.doubled_active[:, 1, : r.width], held)
         self.seen[:, :, 1:, 1 : self.width + 1] = F.pad(kept.tensors["x"], (0, 0, 1, 0))[:, :, rows - 1 : rows + 1]
@@ -395,7 +417,3 @@ class ActivationCache:
         """Continues with images `rows` (batch,) in place of 0 .. batch - 1."""
         for tensor, axis in [(self.seen, 0), *(item for r in self.resolutions for item in r.buffers())]:
             tensor.copy_(tensor.index_select(axis, rows))
-
-
-def _halves(terms: Sequence[Tensor], blocks: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    return terms[:blocks], terms[blocks:]

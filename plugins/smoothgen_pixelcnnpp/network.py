@@ -115,13 +115,13 @@ class Network(nn.Module):
         return self.out(self._back(us, hs, context, keep).activated[:, : self.filters])
 
     def _first(self, x: Tensor, keep: Callable[[str, Tensor], None]) -> tuple[Activation, Activation]:
-        """The first layer, with a channel of ones that tells pixels from padding."""
+        """The first layer, shifted down and right, with a channel of ones that tells pixels from padding."""
         height, width = x.shape[2:]
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         keep("x", x)
-        u = crop(self.u_first(F.pad(x, (1, 1, 2, 0))), height, width)
-        above = crop(self.h_above(F.pad(x, (1, 1, 1, 0))), height, width)
-        left = crop(self.h_left(F.pad(x, (1, 0, 1, 0))), height, width)
+        u = F.pad(crop(self.u_first(F.pad(x, (1, 1, 1, 0))), height - 1, width), (0, 0, 1, 0))
+        above = F.pad(crop(self.h_above(F.pad(x, (1, 1, 0, 0))), height - 1, width), (0, 0, 1, 0))
+        left = F.pad(crop(self.h_left(F.pad(x, (0, 0, 1, 0))), height, width - 1), (1, 0))
         return activate(u), activate(above + left)
 
     def _back(

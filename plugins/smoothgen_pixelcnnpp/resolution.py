@@ -1,4 +1,4 @@
-"""One resolution of the cached sampler: folded weights, and fixed buffers for one row of both streams."""
+"""The two streams at one resolution for the cached sampler: folded weights, and fixed buffers for their rows."""
 
 from __future__ import annotations
 
@@ -9,96 +9,134 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smoothgen_pixelcnnpp.blocks import GatedBlock
-from smoothgen_pixelcnnpp.network import Network
 
 
-class FoldedStream:
-    """One stream of one resolution: every block's weights as matrices, stacked; and the row that is being computed.
+class VerticalStream:
+    """The vertical stream of one resolution: folded weights, and two rows of every activation.
 
-    A row buffer is (slots, batch, width + 2, 2 filters), column j at place j + 1, so that the taps of a convolution are
-    shifts of one flat matrix (batch (width + 2), 2 filters), without copies. The last two rows of every flat result
-    mix neighbouring images and are never read.
+    Buffers are (batch, row, width + 2, channels), column j at place j + 1: channels last, as fast convolutions want
+    them. Rows alternate between the two places, and so do the rows of the weights: nothing moves.
+    """
 
-    A convolution of two rows is split: what the row above gives to all blocks, `above`, is one batched product at the
-    end of that row; what the row itself gives is added while the row is computed.
+    def __init__(self, blocks: Sequence[GatedBlock], batch: int, width: int, slots: int) -> None:
+        self.filters, self.width = blocks[0].conv_in.weight.shape[0], width
+        like = blocks[0].conv_in.weight
+        self.inputs = like.new_zeros(slots, batch, 2, width + 2, 2 * self.filters)
+        self.hidden = like.new_zeros(len(blocks), batch, 2, width + 2, 2 * self.filters)
+        self.into, self.out = ([_both_orders(getattr(b, n).weight) for b in blocks] for n in ("conv_in", "conv_out"))
+        self.skips = [[_fast(skip.weight) for skip in block.skips] for block in blocks]  # type: ignore[arg-type]
+        self.biases = [(sum_of_biases(block), block.conv_out.bias) for block in blocks]
+        self.shifts: Sequence[Tensor | None] = [None] * len(blocks)
+        self.place = 0
+
+    def shift_by(self, terms: Sequence[Tensor]) -> None:
+        """Adds what a context says everywhere: for every block (batch, 2 filters, 1, 1)."""
+        self.shifts = terms
+
+    def row(self, slot: int, above: bool = False) -> Tensor:
+        """The activation in a slot, of the row being computed or the one above: (batch, 2 filters, 1, width), a view."""
+        place = 1 - self.place if above else self.place
+        return self.inputs[slot][:, place : place + 1, 1 : self.width + 1].movedim(-1, 1)
+
+    def put(self, buffer: Tensor, value: Tensor) -> None:
+        """Writes concat_elu of (batch, filters, 1, width) to the current row of a buffer."""
+        concat_elu_to(buffer[:, self.place, 1 : self.width + 1], value.squeeze(2).mT)
+
+    def block(self, index: int, source: int, target: int, value: Tensor, skip: int | None, added: Tensor | None) -> Tensor:
+        """One gated block on the current row: value (batch, filters, 1, width) -> the same. added: of a context."""
+        bias, out_bias = self.biases[index]
+        hidden = F.conv2d(self.inputs[source].movedim(-1, 1), self.into[index][self.place], bias)
+        if skip is not None:
+            hidden = hidden + F.conv2d(self.row(skip), self.skips[index][0])
+        if added is not None:
+            hidden = hidden + added
+        self.put(self.hidden[index], hidden)
+        gates = F.conv2d(self.hidden[index].movedim(-1, 1), self.out[index][self.place], out_bias)
+        shift = self.shifts[index]
+        value = value + F.glu(gates if shift is None else gates + shift, 1)
+        self.put(self.inputs[target], value)
+        return value
+
+    def end_row(self) -> None:
+        """The current row becomes the one above."""
+        self.place = 1 - self.place
+
+
+class HorizontalStream:
+    """The horizontal stream of one resolution: folded weights, and fixed buffers for the row being computed.
+
+    Activations are (slots, batch, width + 2, 2 filters), column j at place j + 1, so that the two columns a convolution
+    sees at a pixel are one contiguous row of a matrix. What the row above gives to all pixels of all blocks, `into` and
+    `out` (blocks, batch, width, k), is convolved once that row is finished; a pixel adds its own two columns.
     twice: values are kept as (v, -v), so that a whole concat_elu is one elu: fewer, larger operations, which pays for
     few images.
     """
 
-    def __init__(self, blocks: Sequence[GatedBlock], batch: int, width: int, slots: int, taps: int, twice: bool) -> None:
-        first = blocks[0].conv_in
-        self.filters = filters = first.weight.shape[0]
-        self.batch, self.width, self.taps, self.twice = batch, width, taps, twice
-        self.rows = batch * (width + 2) - 2
-        like = first.weight
-        self.inputs = like.new_zeros(slots, batch, width + 2, 2 * filters)
-        self.hidden = like.new_zeros(len(blocks), batch, width + 2, 2 * filters)
-        into = torch.stack([_signed(block.conv_in.weight, 0, twice) for block in blocks])
-        out = torch.stack([_gates(block.conv_out.weight, twice) for block in blocks])
-        # (blocks, out, in, row, tap) -> for each tap, (blocks, in, out)
-        self.into_above, self.into_here = ([w.mT.contiguous() for w in into[:, :, :, r].unbind(-1)] for r in (0, 1))
-        self.out_above, self.out_here = ([w.mT.contiguous() for w in out[:, :, :, r].unbind(-1)] for r in (0, 1))
-        self.skips = [
-            [_signed(skip.weight, 0, twice)[:, :, 0, 0].T.contiguous() for skip in block.skips]  # type: ignore[operator,union-attr]
-            for block in blocks
+    def __init__(self, blocks: Sequence[GatedBlock], batch: int, width: int, slots: int, twice: bool) -> None:
+        self.filters, self.width, self.twice = blocks[0].conv_in.weight.shape[0], width, twice
+        like, kept = blocks[0].conv_in.weight, 2 if twice else 1
+        self.inputs = like.new_zeros(slots, batch, width + 2, 2 * self.filters)
+        self.hidden = like.new_zeros(len(blocks), batch, width + 2, 2 * self.filters)
+        self.into = like.new_zeros(len(blocks), batch, width, kept * self.filters)
+        self.out = like.new_zeros(len(blocks), batch, width, 2 * kept * self.filters)
+        into = [_signed(block.conv_in.weight, 0, twice) for block in blocks]
+        out = [_gates(block.conv_out.weight, twice) for block in blocks]
+        self.into_above, self.out_above = ([_fast(w[:, :, :1]) for w in weights] for weights in (into, out))
+        self.into_row, self.out_row = ([_fast(w[:, :, 1:]) for w in weights] for weights in (into, out))
+        # (out, in, tap) -> (tap in, out): one matrix for the two columns
+        self.into_here, self.out_here = (
+            [w[:, :, 1].permute(2, 1, 0).flatten(0, 1).contiguous() for w in weights] for weights in (into, out)
+        )
+        skips = [[_signed(skip.weight, 0, twice) for skip in block.skips] for block in blocks]  # type: ignore[arg-type]
+        self.skip_of_u = [_fast(weights[0]) for weights in skips]
+        self.own_skip = [_fast(weights[1]) if len(weights) > 1 else None for weights in skips]
+        self.own_skip_here = [w[1][:, :, 0, 0].T.contiguous() if len(w) > 1 else None for w in skips]
+        self.biases = [
+            (_signed(sum_of_biases(block), 0, twice), _gates(block.conv_out.bias, twice)) for block in blocks
         ]
-        bias = torch.stack([_signed(sum_of_biases(block), 0, twice) for block in blocks])
-        out_bias = torch.stack([_gates(block.conv_out.bias, twice) for block in blocks])
-        flat = batch * (width + 2)
-        self.into_start = bias[:, None].expand(-1, flat, -1).contiguous()
-        self.out_start = out_bias[:, None].expand(-1, flat, -1).contiguous()
-        self.into, self.out = self.into_start.clone(), self.out_start.clone()
+        self.shifts: Sequence[Tensor | None] = [None] * len(blocks)
 
     def shift_by(self, terms: Sequence[Tensor]) -> None:
         """Adds what a context says everywhere: for every block (batch, 2 filters, 1, 1)."""
-        stacked = torch.stack([_gates(term.flatten(1), self.twice, dim=1) for term in terms])
-        self.grid(self.out_start).add_(stacked[:, :, None])
-
-    def grid(self, flat: Tensor) -> Tensor:
-        """(blocks, batch (width + 2), k) as (blocks, batch, width + 2, k)."""
-        return flat.unflatten(1, (self.batch, self.width + 2))
-
-    def columns(self, flat: Tensor) -> Tensor:
-        """The columns of one block's flat result: (batch, width, k), a view."""
-        return flat.unflatten(0, (self.batch, self.width + 2))[:, : self.width]
+        self.shifts = [_gates(term.flatten(1), self.twice, dim=1)[:, None] for term in terms]
 
     def begin(self) -> None:
         """Before the first row: there is nothing above."""
-        self.into.copy_(self.into_start)
-        self.out.copy_(self.out_start)
+        for index, (bias, out_bias) in enumerate(self.biases):
+            self.into[index] = bias
+            self._set_out(index, out_bias)
 
-    def end_row(self) -> None:
-        """What the finished row gives to the row below, for all blocks."""
-        self.into.copy_(self.into_start)
-        self.out.copy_(self.out_start)
-        for tap in range(self.taps):
-            window = slice(tap, tap + self.rows)
-            for blocks, slots in self.runs:
-                inputs = self.inputs[slots].flatten(1, 2)[:, window]
-                self.into[blocks, : self.rows].baddbmm_(inputs, self.into_above[tap][blocks])
-            self.out[:, : self.rows].baddbmm_(self.hidden.flatten(1, 2)[:, window], self.out_above[tap])
+    def end_row(self, sources: Sequence[int]) -> None:
+        """What the finished row gives to the row below; `sources`: the slot that each block reads."""
+        for index, source in enumerate(sources):
+            bias, out_bias = self.biases[index]
+            above = F.conv2d(self.window(self.inputs[source]), self.into_above[index], bias)
+            self.into[index] = above.squeeze(2).mT
+            self._set_out(index, F.conv2d(self.window(self.hidden[index]), self.out_above[index], out_bias).squeeze(2).mT)
 
-    def arrange(self, ups: int, downs: int, first_down: int) -> None:
-        """Which slots the blocks read: up blocks 0 .. ups - 1, the others from `first_down` on."""
-        self.runs = [(slice(0, ups), slice(0, ups))]
-        if downs:
-            self.runs.append((slice(ups, ups + downs), slice(first_down, first_down + downs)))
+    def _set_out(self, index: int, value: Tensor) -> None:
+        shift = self.shifts[index]
+        self.out[index] = value if shift is None else value + shift
 
-    def convolve_row(self, target: Tensor, source: Tensor, weights: list[Tensor], index: int) -> None:
-        """Adds a whole row's own taps to a flat result."""
-        flat = source.flatten(0, 1)
-        for tap in range(self.taps):
-            target[: self.rows].addmm_(flat[tap : tap + self.rows], weights[tap][index])
+    def window(self, buffer: Tensor) -> Tensor:
+        """A row of a buffer as a convolution over (j - 1, j) wants it: (batch, 2 filters, 1, width + 1), a view."""
+        return buffer[:, None, : self.width + 1].movedim(-1, 1)
 
     def put(self, place: Tensor, value: Tensor) -> None:
         """Writes concat_elu of `value` (..., filters), or of (v, -v) (..., 2 filters), to `place` (..., 2 filters)."""
-        if value.shape[-1] == place.shape[-1]:
+        if self.twice:
             elu(value, place)
-            return
-        positive, negative = place[..., : self.filters], place[..., self.filters :]
-        elu(value, positive)
-        torch.neg(value, out=negative)
-        F.elu_(negative)
+        else:
+            concat_elu_to(place, value)
+
+
+def concat_elu_to(place: Tensor, value: Tensor) -> None:
+    """Writes concat_elu of (..., filters) to (..., 2 filters)."""
+    filters = value.shape[-1]
+    elu(value, place[..., :filters])
+    negative = place[..., filters:]
+    torch.neg(value, out=negative)
+    F.elu_(negative)
 
 
 def elu(value: Tensor, out: Tensor) -> None:
@@ -126,16 +164,10 @@ def _gates(weight: Tensor, twice: bool, dim: int = 0) -> Tensor:
     return torch.cat([a, -a, b, b], dim)
 
 
-def folded(network: Network, level: int, batch: int, width: int, twice: bool) -> tuple[FoldedStream, FoldedStream]:
-    """Both streams of a resolution; the vertical one never keeps values twice."""
-    ups, downs = network.counts[level]
-    deepest = level == network.resolutions - 1
-    first_down = ups if deepest else ups + 1
-    slots = first_down + downs + 1
-    streams = []
-    for stream, taps, doubled in ((network.u[level], 3, False), (network.h[level], 2, twice)):
-        blocks: list[GatedBlock] = [*stream.up, *stream.down]  # type: ignore[misc,list-item]
-        result = FoldedStream(blocks, batch, width, slots, taps, doubled)
-        result.arrange(ups, downs, first_down)
-        streams.append(result)
-    return streams[0], streams[1]
+def _fast(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def _both_orders(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """For the current row at place 0 (the row above at 1), and the other way round."""
+    return _fast(weight.flip(2)), _fast(weight)
