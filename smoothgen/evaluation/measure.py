@@ -35,8 +35,8 @@ def check_measurable(config: ExperimentConfig, data: DataSource) -> None:
     if settings.measures("quality"):
         if settings.features is None:
             raise ConfigError(
-                f"{config.name}: evaluate.metrics asks for quality, which is measured in the features of a network; set "
-                "evaluate.features, for example {type: classifier, weights: mnist}"
+                f"{config.name}: evaluate.metrics asks for quality, which is measured in features of a network; "
+                "set evaluate.features, for example {type: classifier, weights: mnist}"
             )
         refuse_few("a model", settings.quality_samples, settings.few_samples)
         refuse_few("the test split", len(data.split("test")), settings.few_samples)

@@ -107,8 +107,9 @@ def refuse_few(name: str, n: int, allowed: bool) -> None:
     """Raises ConfigError for an FID of so few examples that it mostly measures their number."""
     if n < FEWEST_FOR_FID and not allowed:
         raise ConfigError(
-            f"sample quality: {name} has {n} examples; an FID of fewer than {FEWEST_FOR_FID} is biased upwards too much "
-            "to compare with anything else. Take more (evaluate.quality_samples), or set evaluate.few_samples: true"
+            f"sample quality: {name} has {n} examples; an FID of fewer than {FEWEST_FOR_FID} is biased upwards "
+            "too much to compare with anything else. Take more (evaluate.quality_samples), or set "
+            "evaluate.few_samples: true"
         )
 
 
@@ -242,7 +243,9 @@ def _precision_recall(real: Tensor, fake: Tensor, generator: Generator | None) -
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without torchmetrics' warnings of its memory, and without disturbing torch's own random numbers."""
+    """Without torchmetrics' warnings of its memory, and with random numbers of its own: it shuffles what it is given,
+    which changes the order of sums."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore", UserWarning)
+        torch.default_generator.manual_seed(0)
         yield

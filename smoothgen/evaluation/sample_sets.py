@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Generator, Tensor
 
@@ -54,10 +56,8 @@ def _of_model(model: SmoothedModel, size: int, context: Tensor | None, generator
     if not model.inverter.has_density:
         return {"single-step": _to_model(model, x)}
     drawn = {"two-step": _to_model(model, x)}
-    try:
+    with contextlib.suppress(NoClosedFormError):  # such a kernel has no single step to measure
         drawn["single-step"] = _to_model(model, model.denoise(x_tilde, context, method="single-step"))
-    except NoClosedFormError:
-        pass  # this kernel has no single step, so there is nothing to measure
     return drawn
 
 
