@@ -135,3 +135,12 @@ def test_the_wrong_event_is_refused_before_training(tmp_path, capsys, monkeypatc
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(CONFIG | {"data": "rings"})))
     answer = call(capsys, monkeypatch, "train", path, "--run-dir", tmp_path / "run")
     assert answer.code == 2 and "were trained on examples of shape (1, 8, 8)" in answer.err
+
+
+@pytest.mark.gpu
+def test_samples_are_measured_where_they_lie():
+    config = changed(metrics=["quality", "neighbours"])
+    here = smoothgen.fit(config).metrics["quality"]["sets"]["test"]
+    there = smoothgen.fit(config | {"device": {"device": "auto"}}).metrics["quality"]["sets"]["test"]
+    for metric in ("digits-classifier FID", "digits-classifier precision"):
+        assert here[metric]["value"] == pytest.approx(there[metric]["value"], rel=0.05)
