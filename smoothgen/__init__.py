@@ -32,6 +32,9 @@ _HOME = {
     "DataSourceConfig": "data_source",
     "AnyDataSource": "data_source",
     "Split": "data_source",
+    "FeatureNetwork": "feature_network",
+    "FeatureNetworkConfig": "feature_network",
+    "AnyFeatureNetwork": "feature_network",
     "EventSpec": "event",
     "ContextSpec": "event",
     "Likelihood": "likelihood",
@@ -59,6 +62,9 @@ if TYPE_CHECKING:
     from smoothgen.experiment import build as build
     from smoothgen.experiment import fit as fit
     from smoothgen.experiment import load as load
+    from smoothgen.feature_network import AnyFeatureNetwork as AnyFeatureNetwork
+    from smoothgen.feature_network import FeatureNetwork as FeatureNetwork
+    from smoothgen.feature_network import FeatureNetworkConfig as FeatureNetworkConfig
     from smoothgen.hooks import hookimpl as hookimpl
     from smoothgen.inverter import AnyInverter as AnyInverter
     from smoothgen.inverter import Inverter as Inverter

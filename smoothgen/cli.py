@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
+    from smoothgen.config import ExperimentConfig
     from smoothgen.device import DevicePolicy
 
 app = typer.Typer(
@@ -83,28 +84,36 @@ def sample(
 @app.command()
 def evaluate(
     run: RunArgument,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="evaluate.features=classifier and the like.", metavar="[KEY=VALUE]..."),
+    ] = None,
     importance_samples: Annotated[list[int] | None, typer.Option("-k", help="Draws K of a bound; repeatable.")] = None,
     max_examples: Annotated[int | None, typer.Option(help="Test examples for the bound.", min=2)] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a trained model on its test split: bounds with units, terms and standard errors."""
+    """Measure a trained model: bounds with units on the test split, and sample quality where features are given."""
     from smoothgen.checkpoint import write_json
     from smoothgen.errors import NoDensityError
-    from smoothgen.evaluation.likelihoods import evaluate as measure
+    from smoothgen.evaluation.measure import measure
     from smoothgen.experiment import load, load_baseline
     from smoothgen.progress import Progress
     from smoothgen.run_directory import RunDirectory
 
     policy = _policy(device)
-    config = RunDirectory(run).stored_config()
+    config = _with_overrides(RunDirectory(run).stored_config(), overrides or [])
     model = load(run).to(policy.device)
-    if not model.inverter.has_density:
+    metrics: tuple[str, ...] = ("elbo",) if model.inverter.has_density else ()
+    if config.evaluate.features is not None:
+        metrics += ("quality", "neighbours")
+    if not metrics:
         raise NoDensityError(
-            f'{run}: inverter "{config.inverter.type}" has no density, so there is no bound to measure'
+            f'{run}: inverter "{config.inverter.type}" has no density, so there is no bound to measure; for sample '
+            "quality give evaluate.features"
         )
-    changes: dict[str, object] = {"metrics": ("elbo",)}
+    changes: dict[str, object] = {"metrics": metrics}
     if importance_samples:
         changes["importance_samples"] = tuple(importance_samples)
     if max_examples:
@@ -114,10 +123,10 @@ def evaluate(
     baseline = load_baseline(run)
     if baseline is not None:
         baseline = baseline.to(policy.device)
-    metrics = measure(config, model, baseline, config.data.build(), policy, Progress(enabled=False))
+    measured = measure(config, model, baseline, config.data.build(), policy, Progress(enabled=False))
     if out is not None:
-        write_json(out, metrics)
-    show(metrics)
+        write_json(out, measured)
+    show(measured)
 
 
 @app.command()
@@ -221,12 +230,24 @@ def free_directory(wanted: Path) -> Path:
 
 
 def show(metrics: dict[str, Any]) -> None:
-    """A table of what was measured."""
+    """Tables of what was measured."""
+    if metrics.get("likelihoods"):
+        _show_likelihoods(metrics, metrics["likelihoods"])
+    if "quality" in metrics or "neighbours" in metrics:
+        from smoothgen.evaluation import tables
+
+        console = _console()
+        if "quality" in metrics:
+            console.print(tables.quality_table(metrics["quality"]))
+            for line in tables.notes(metrics["quality"]):
+                console.print(line, highlight=False)
+        if "neighbours" in metrics:
+            console.print(tables.neighbour_table(metrics["neighbours"]))
+
+
+def _show_likelihoods(metrics: dict[str, Any], likelihoods: dict[str, Any]) -> None:
     from rich.table import Table
 
-    likelihoods = metrics.get("likelihoods", {})
-    if not likelihoods:
-        return
     discrete = any("bits_per_dim" in value for value in likelihoods.values())
     table = Table("test", "bits per dim" if discrete else "nats", "± s.e.", "n", "K", "kind", "terms (nats)")
     for name, value in likelihoods.items():
@@ -245,6 +266,17 @@ def show(metrics: dict[str, Any]) -> None:
         console.print(f"gain over the plain baseline, same examples, nats: {text}", highlight=False)
     counts = metrics["parameters"]
     console.print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()), highlight=False)
+
+
+def _with_overrides(config: ExperimentConfig, overrides: list[str]) -> ExperimentConfig:
+    """What and how to measure can change after training; the model and its data cannot."""
+    from smoothgen.config import load_config
+    from smoothgen.errors import ConfigError
+
+    for override in overrides:
+        if not override.startswith("evaluate."):
+            raise ConfigError(f'override "{override}": only keys below evaluate can change after training')
+    return load_config(config, overrides)
 
 
 def _console() -> Console:

@@ -48,13 +48,13 @@ class StrictModel(BaseModel):
 class ComponentConfig(StrictModel):
     """The configuration of one part, and its registration.
 
-    A subclass of one of the four interface bases (`DensityModelConfig`, `NoiseKernelConfig`,
-    `InverterConfig`, `DataSourceConfig`) declares `type: Literal["tag"] = "tag"`, the keys it reads,
-    and `build`. Returning the class from the hook `smoothgen_components` registers it.
+    A subclass of one of the interface bases (`DensityModelConfig`, `NoiseKernelConfig`, `InverterConfig`,
+    `DataSourceConfig`, `FeatureNetworkConfig`) declares `type: Literal["tag"] = "tag"`, the keys it reads, and
+    `build`. Returning the class from the hook `smoothgen_components` registers it.
     """
 
     interface: ClassVar[str] = ""
-    """Which interface the part fills: "density", "kernel", "inverter" or "data"; set by the interface's base."""
+    """Which interface the part fills: a name of registry.INTERFACES; set by the interface's base."""
 
     type: str
 

@@ -14,6 +14,7 @@ from smoothgen.data_source import AnyDataSource
 from smoothgen.density_model import AnyDensityModel
 from smoothgen.device import DeviceConfig
 from smoothgen.errors import ConfigError
+from smoothgen.feature_network import AnyFeatureNetwork
 from smoothgen.inverter import AnyInverter
 from smoothgen.noise_kernel import AnyNoiseKernel
 from smoothgen.smoothed_model import SmoothedConfig
@@ -21,6 +22,7 @@ from smoothgen.smoothed_model import SmoothedConfig
 RECIPES = Path(__file__).parent / "recipes"
 SCHEMA_FILE = "smoothgen.schema.json"
 StageName = Literal["density", "inverter", "joint", "baseline"]
+MetricName = Literal["elbo", "samples", "quality", "neighbours"]
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -92,15 +94,27 @@ class EvaluationConfig(StrictModel):
 
     importance_samples: draws K of the importance-weighted bounds, besides the bound itself (K = 1).
     max_examples: test examples for the bound; importance_examples: fewer of them for the costlier bounds.
-    samples: how many samples are drawn for the pictures. metrics: what to measure; by default all that the model's
-    parts define.
+    samples: how many samples are drawn for the pictures. features: the network in whose features sample quality is
+    measured. quality_samples: how many samples of each kind for it; few_samples: allow fewer than an FID needs.
+    neighbour_samples: how many of them to look up in the training set. metrics: what to measure; by default all that
+    the model's parts, and features, define.
     """
 
     importance_samples: tuple[PositiveInt, ...] = (100,)
     max_examples: PositiveInt = 10000
     importance_examples: PositiveInt = 1000
     samples: PositiveInt = 1000
-    metrics: tuple[Literal["elbo", "samples"], ...] | None = None
+    features: AnyFeatureNetwork | None = None
+    quality_samples: PositiveInt = 10000
+    few_samples: bool = False
+    neighbour_samples: PositiveInt = 1000
+    metrics: tuple[MetricName, ...] | None = None
+
+    def measures(self, metric: MetricName) -> bool:
+        """Whether it is asked for; by default everything is, sample quality and neighbours where there are features."""
+        if self.metrics is not None:
+            return metric in self.metrics
+        return metric in ("elbo", "samples") or self.features is not None
 
 
 class ExperimentConfig(StrictModel):

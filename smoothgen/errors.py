@@ -57,3 +57,7 @@ class Interrupted(SmoothgenError):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+class DependencyError(SmoothgenError, ImportError):
+    """A library that is missing or does not fit another."""

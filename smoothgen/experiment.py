@@ -17,7 +17,7 @@ from smoothgen.density_model import DensityModel
 from smoothgen.dequantization import build_density
 from smoothgen.device import DevicePolicy, derived_seed
 from smoothgen.errors import ConfigError, SmoothgenError
-from smoothgen.evaluation.likelihoods import evaluate
+from smoothgen.evaluation.measure import check_measurable, measure
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
 from smoothgen.progress import Progress
@@ -105,8 +105,7 @@ def fit(
     bars = Progress(enabled=progress and policy.is_main)
     data = config.data.build()
     config, model, baseline = assemble(config, data)
-    if config.evaluate.metrics != ():
-        data.split("test")  # missing test data are better found now than after the training
+    check_measurable(config, data)
     with policy.processes():
         if run_dir is None:
             return _train(Trainer(config, model, baseline, data, policy, None, bars), False)
@@ -134,7 +133,9 @@ def _train(trainer: Trainer, resume: bool) -> Result:
             trainer.model.save_pretrained(run.path)
             if trainer.baseline is not None:
                 save_model(trainer.baseline, config.baseline, run.path / "baseline")
-        metrics = evaluate(config, trainer.model, trainer.baseline, trainer.source, policy, trainer.progress)
+        directory = None if run is None else run.path
+        parts = (trainer.model, trainer.baseline, trainer.source)
+        metrics = measure(config, *parts, policy, trainer.progress, directory)
         if run is not None:
             run.write_metrics(metrics)
             if config.evaluate.metrics is None or "samples" in config.evaluate.metrics:

@@ -2,8 +2,10 @@
 
 from smoothgen.component import ComponentConfig
 from smoothgen.hooks import hookimpl
+from smoothgen_features.classifier import ClassifierConfig
+from smoothgen_features.torchscript import TorchScriptConfig
 
 
 @hookimpl
 def smoothgen_components() -> list[type[ComponentConfig]]:
-    return []
+    return [ClassifierConfig, TorchScriptConfig]

@@ -1,0 +1,73 @@
+"""The sets of examples that sample quality compares: two-step, single-step, the plain baseline, and test data."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Generator, Tensor
+
+from smoothgen.config import ExperimentConfig
+from smoothgen.data_source import DataSource, Split
+from smoothgen.density_model import DensityModel
+from smoothgen.device import DevicePolicy
+from smoothgen.errors import NoClosedFormError
+from smoothgen.progress import Progress
+from smoothgen.smoothed_model import SmoothedModel
+
+ROWS = 500
+"""Samples drawn at a time."""
+
+
+def sample_sets(
+    config: ExperimentConfig,
+    model: SmoothedModel,
+    baseline: DensityModel | None,
+    data: DataSource,
+    policy: DevicePolicy,
+    progress: Progress,
+    count: int,
+) -> dict[str, Tensor]:
+    """`count` examples of each kind, (count, *event.shape), in the model's coordinates, as values the event can take.
+
+    "two-step": model.sample, where the inverter has a density. "single-step": E[x | x_tilde] of the same x_tilde,
+    where the kernel has it. "baseline": the plain model. "test": test data, as many as there are; what a perfect
+    model would reach. Contexts are those of training examples, drawn at random.
+    """
+    generator = policy.generator(config.seed, "evaluate", "samples")
+    contexts = _contexts(data.split("train"), count, generator, policy)
+    parts: dict[str, list[Tensor]] = {}
+    with progress.stage("samples", count) as bar:
+        for start in range(0, count, ROWS):
+            size = min(ROWS, count - start)
+            context = None if contexts is None else contexts[start : start + size]
+            drawn = _of_model(model, size, context, generator)
+            if baseline is not None:
+                drawn["baseline"] = baseline.sample(size, context, generator=generator)
+            for name, x in drawn.items():
+                parts.setdefault(name, []).append(model.event.standard().quantize(x))
+            bar.update(start + size, "")
+    sets = {name: torch.cat(blocks) for name, blocks in parts.items()}
+    return sets | {"test": policy.place(data.split("test").x[:count])}
+
+
+def _of_model(model: SmoothedModel, size: int, context: Tensor | None, generator: Generator) -> dict[str, Tensor]:
+    x, x_tilde = model.sample(size, context, generator=generator, return_smoothed=True)
+    if not model.inverter.has_density:
+        return {"single-step": _to_model(model, x)}
+    drawn = {"two-step": _to_model(model, x)}
+    with contextlib.suppress(NoClosedFormError):  # such a kernel has no single step to measure
+        drawn["single-step"] = _to_model(model, model.denoise(x_tilde, context, method="single-step"))
+    return drawn
+
+
+def _to_model(model: SmoothedModel, x: Tensor) -> Tensor:
+    """Data units -> the model's coordinates, float32 as data sources hold them."""
+    return model.event.to_model(x).float()
+
+
+def _contexts(train: Split, count: int, generator: Generator, policy: DevicePolicy) -> Tensor | None:
+    if train.context is None:
+        return None
+    order = torch.randperm(len(train), generator=generator, device=generator.device).cpu()
+    return policy.place(train.context[order[torch.arange(count) % len(train)]])
