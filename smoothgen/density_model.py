@@ -12,6 +12,7 @@ from smoothgen.component import ComponentConfig
 from smoothgen.errors import NoClosedFormError, ShapeError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.likelihood import Measure
+from smoothgen.particles import Particles
 from smoothgen.registry import ComponentField
 
 Score = Literal["full", "causal"]
@@ -66,6 +67,54 @@ class DensityModel(nn.Module, ABC):
             return self._sample(num_samples, context, generator)
 
     @final
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        context: Tensor | None = None,
+        *,
+        particles: Particles | None = None,
+        log_reference: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """x (batch, *event_shape) with its unknown coordinates drawn, each given all coordinates before it.
+
+        known: bool, of x's shape or the event's; what x holds elsewhere is ignored, NaN included. The order is the
+        model's own, so the draws follow p(unknown | known) exactly where every known coordinate comes before all
+        unknown ones. Otherwise a draw has not heard of the known coordinates after it, and `particles` correct that:
+        each known coordinate weighs its row by log p(x_i | x_<i) - log_reference_i. A resampled row goes on as
+        another one of its group, so rows of x correspond to rows of the answer by group only.
+        log_reference (batch, *event_shape), nats: the log density that known values were drawn from; 0 if None.
+
+        Raises NoClosedFormError where the density is not autoregressive; ShapeError.
+        """
+        self._check(x, self.event_shape, "x")
+        self._check_context(context, len(x))
+        known = self.check_known(known, x)
+        if log_reference is not None and log_reference.shape != x.shape:
+            raise ShapeError(
+                f"{type(self).__name__}: log_reference must have x's shape {tuple(x.shape)}, "
+                f"got {tuple(log_reference.shape)}"
+            )
+        if particles is not None and particles.rows != len(x):
+            raise ShapeError(f"{type(self).__name__}: x has {len(x)} rows for {particles.rows} particles")
+        with torch.no_grad():
+            filled = torch.where(known, x, self.event.quantize(x.new_zeros(())))
+            return self._complete(filled, known, context, particles, log_reference, generator)
+
+    def check_known(self, known: Tensor, x: Tensor) -> Tensor:
+        """The mask expanded to x's shape (batch, *event_shape). Raises ShapeError."""
+        name = type(self).__name__
+        if known.dtype != torch.bool:
+            raise ShapeError(f"{name}: the mask must be boolean, True where x is known, got {known.dtype}; use == 1")
+        if known.shape not in (x.shape, self.event_shape):
+            wanted = ", ".join(map(str, self.event_shape))
+            raise ShapeError(
+                f"{name}: the mask must have shape ({wanted}) or {tuple(x.shape)}, got {tuple(known.shape)}"
+            )
+        return known.to(x.device).expand(x.shape)
+
+    @final
     def score(self, x: Tensor, context: Tensor | None = None, *, kind: Score = "full") -> Tensor:
         """The gradient of log p with respect to x: (batch, *event_shape), nats per unit of x.
 
@@ -112,6 +161,25 @@ class DensityModel(nn.Module, ABC):
     @abstractmethod
     def _sample(self, num_samples: int, context: Tensor | None, generator: Generator | None) -> Tensor:
         """(num_samples, *event_shape), drawn with the generator alone; inputs are checked."""
+
+    def _complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        context: Tensor | None,
+        particles: Particles | None,
+        log_reference: Tensor | None,
+        generator: Generator | None,
+    ) -> Tensor:
+        """x with its unknown coordinates drawn; they come as values that the event can take, and known is x's shape.
+
+        With particles, `particles.weigh` is told of every known coordinate, in groups of any size; see `Particles` for
+        what to do with its answer.
+        """
+        raise NoClosedFormError(
+            f"{type(self).__name__} is not autoregressive, so it cannot draw some coordinates given the others; "
+            "inpaint with autoregressive densities, such as made"
+        )
 
     def _initialize(self, x: Tensor, context: Tensor | None) -> None:
         """Data-dependent initialisation; the default does nothing."""

@@ -11,6 +11,7 @@ from smoothgen.density_model import DensityModel, DensityModelConfig
 from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.likelihood import Measure
+from smoothgen.particles import Particles
 
 
 class UniformDequantization(DensityModel):
@@ -35,6 +36,30 @@ class UniformDequantization(DensityModel):
 
     def _sample(self, num_samples: int, context: Tensor | None, generator: Generator | None) -> Tensor:
         return self.event.quantize(self.density.sample(num_samples, context, generator=generator))
+
+    def _complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        context: Tensor | None,
+        particles: Particles | None,
+        log_reference: Tensor | None,
+        generator: Generator | None,
+    ) -> Tensor:
+        """Every row places its known levels anew within their bins; with many particles that averages over the bins."""
+        width = self.event.bin_width
+        uniform = torch.empty_like(x).uniform_(generator=generator)
+        inside = 1.0 - 16.0 * torch.finfo(x.dtype).eps * self._largest / width  # rounding must find the level again
+        placed = x + (uniform - 0.5) * (inside * width)
+        reference = (0.0 if log_reference is None else log_reference) - torch.full_like(x, math.log(width))
+        completed = self.density.complete(
+            placed, known, context, particles=particles, log_reference=reference, generator=generator
+        )
+        return self.event.quantize(completed)
+
+    @property
+    def _largest(self) -> float:
+        return max(abs(self.event.low or 0.0), abs(self.event.high or 0.0), self.event.bin_width)
 
     def _initialize(self, x: Tensor, context: Tensor | None) -> None:
         uniform = torch.rand(x.shape, dtype=x.dtype, device=x.device)

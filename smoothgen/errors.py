@@ -32,7 +32,8 @@ class NoDensityError(SmoothgenError, RuntimeError):
 
 
 class NoClosedFormError(SmoothgenError, RuntimeError):
-    """An empirical-Bayes formula that does not exist (or cannot be afforded) for this kernel, density or dimension."""
+    """A formula that does not exist (or cannot be afforded) for this kernel, density or dimension: of empirical Bayes,
+    or of some coordinates given the others."""
 
 
 class DeviceError(SmoothgenError, RuntimeError):
@@ -48,7 +49,7 @@ class RunDirectoryError(SmoothgenError, RuntimeError):
 
 
 class NonFiniteError(SmoothgenError, ArithmeticError):
-    """A loss or gradient that is not a finite number; names the stage, the step and the module."""
+    """A loss, gradient or weight that is not a finite number; names the stage, step and module, or the example."""
 
 
 class Interrupted(SmoothgenError):

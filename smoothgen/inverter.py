@@ -13,6 +13,7 @@ from smoothgen.errors import NoDensityError
 from smoothgen.event import EventSpec
 from smoothgen.likelihood import Measure
 from smoothgen.noise_kernel import NoiseKernel
+from smoothgen.particles import Particles
 from smoothgen.registry import ComponentField
 
 
@@ -48,6 +49,27 @@ class Inverter(nn.Module, ABC):
         """log p(x | x_tilde): (batch,), nats. Raises NoDensityError if not has_density."""
         raise NoDensityError(
             f"{type(self).__name__} has no density, so there is no bound on log p(x); use inverter type: conditional"
+        )
+
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        x_tilde: Tensor,
+        smoothed: DensityModel,
+        kernel: NoiseKernel,
+        *,
+        context: Tensor | None = None,
+        particles: Particles | None = None,
+        log_reference: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """x with its unknown coordinates inverted from x_tilde, all (batch, *event); as `DensityModel.complete`.
+
+        Raises NoDensityError where this inverter cannot keep some coordinates and invert the others.
+        """
+        raise NoDensityError(
+            f"{type(self).__name__} cannot keep known coordinates and invert the others; use inverter type: conditional"
         )
 
     def check(self, smoothed: DensityModel, kernel: NoiseKernel) -> None:

@@ -52,6 +52,16 @@ class NoiseKernel(nn.Module, ABC):
         return self._log_prob(x_tilde, x)
 
     @final
+    def log_prob_each(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        """log q(x_tilde_i | x_i) of every coordinate: (batch, *event), nats. `log_prob` is its sum.
+
+        Raises NoClosedFormError where the kernel's noise is not independent between coordinates.
+        """
+        self._check(x_tilde, "x_tilde")
+        self._check(x, "x")
+        return self._log_prob_each(x_tilde, x)
+
+    @final
     def posterior_mean(
         self, x_tilde: Tensor, smoothed: DensityModel, *, context: Tensor | None = None, score: Score = "full"
     ) -> Tensor:
@@ -78,6 +88,13 @@ class NoiseKernel(nn.Module, ABC):
     @abstractmethod
     def _log_prob(self, x_tilde: Tensor, x: Tensor) -> Tensor:
         """(batch,), nats."""
+
+    def _log_prob_each(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        """(batch, *event), nats; only kernels with independent noise have it."""
+        raise NoClosedFormError(
+            f"{type(self).__name__} gives no density for each coordinate, which needs noise that is independent "
+            "between coordinates; use one of the gaussian, laplace or uniform kernels"
+        )
 
     def _posterior_mean(self, x_tilde: Tensor, smoothed: DensityModel, context: Tensor | None, score: Score) -> Tensor:
         """E[x | x_tilde]; called only where `check_posterior_mean` passes."""
@@ -123,10 +140,12 @@ class ProductKernel(NoiseKernel):
         return x + self.sigma * self._standard_noise(x, generator)
 
     def _log_prob(self, x_tilde: Tensor, x: Tensor) -> Tensor:
+        return self._log_prob_each(x_tilde, x).flatten(1).sum(1)
+
+    def _log_prob_each(self, x_tilde: Tensor, x: Tensor) -> Tensor:
         noise = (x_tilde - x) / self.sigma
         rounding = 2.0 * torch.finfo(noise.dtype).eps * torch.maximum(x.abs(), x_tilde.abs()) / self.sigma
-        log_density = self._standard_log_prob(noise, rounding) - self.log_sigma
-        return log_density.flatten(1).sum(1)
+        return self._standard_log_prob(noise, rounding) - self.log_sigma
 
     @abstractmethod
     def _standard_noise(self, like: Tensor, generator: Generator | None) -> Tensor:

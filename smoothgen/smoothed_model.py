@@ -1,4 +1,4 @@
-"""Kernel, smoothed density and inverter as one density: samples, bounds with units, denoised data."""
+"""Kernel, smoothed density and inverter as one density: samples, bounds with units, denoised and completed data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from smoothgen.dequantization import build_density
 from smoothgen.errors import CheckpointError, ConfigError, NoDensityError, ShapeError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.hooks import hookimpl
+from smoothgen.inpainting import Effort, complete_both, inpaint, known_values
 from smoothgen.inverter import AnyInverter, Inverter
 from smoothgen.likelihood import Likelihood
 from smoothgen.noise_kernel import AnyNoiseKernel, NoiseKernel
 from smoothgen.objectives import bound_terms, importance_weighted
+from smoothgen.particles import Particles
 
 Denoiser = Literal["inverter", "single-step"]
 ROWS_AT_ONCE = 4096
-"""How many (example, draw) pairs a likelihood evaluates in one pass unless told otherwise."""
+"""How many (example, draw) pairs a likelihood evaluates, or inpainting completes, in one pass unless told otherwise."""
 
 
 class SmoothedModel(DensityModel):
@@ -216,6 +218,102 @@ class SmoothedModel(DensityModel):
             self.inverter.invert(y, self.density, self.kernel, context=context, generator=generator)
         )
 
+    @overload
+    def inpaint(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        context: Tensor | None = None,
+        *,
+        particles: int = 1,
+        noise_draws: int = 1,
+        generator: Generator | None = None,
+        rows_at_once: int = ROWS_AT_ONCE,
+        return_smoothed: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def inpaint(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        context: Tensor | None = None,
+        *,
+        particles: int = 1,
+        noise_draws: int = 1,
+        generator: Generator | None = None,
+        rows_at_once: int = ROWS_AT_ONCE,
+        return_smoothed: Literal[True],
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        context: Tensor | None = None,
+        *,
+        particles: int = 1,
+        noise_draws: int = 1,
+        generator: Generator | None = None,
+        rows_at_once: int = ROWS_AT_ONCE,
+        return_smoothed: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """x (batch, *event_shape), data units, with its unknown values drawn given the known ones, which stay exactly.
+
+        mask: bool, True where x is known, of x's shape or the event's. x may hold anything elsewhere, NaN included.
+
+        particles = 1 is the paper's procedure: noise is added to what is known, the rest of x_tilde drawn, then the
+        rest of x. Each coordinate is then drawn given those before it alone, so what is known after it has no say.
+        More particles correct that: candidates are kept by how well they explain what comes later. In the limit of
+        many the draw is exact for exact stages. For stages that are not, the known coordinates' noise, drawn from
+        q(x_tilde | x), only stands in for the model's posterior of it; `noise_draws` many noises, weighed against each
+        other, correct that too, in the limit for any stages: the target is p(x_tilde) p(x | x_tilde) given x_known.
+        The cost is particles * noise_draws samples an example. return_smoothed: also x_tilde, as a pair.
+
+        Raises DataError for known values that the event cannot take; NoClosedFormError where a stage is not
+        autoregressive; NonFiniteError where the model thinks the known values impossible; ShapeError, ConfigError.
+        """
+        self._check(x, self.event_shape, "x")
+        self._check_context(context, len(x))
+        known = self.check_known(mask, x)
+        y = known_values(self.event, self._to_model(x), known)
+        if noise_draws > 1 and not self.inverter.has_density:
+            raise NoDensityError(
+                "inpaint: noise_draws are weighed by p(x | x_tilde), and this inverter has no density; "
+                "use noise_draws=1, or inverter type: conditional"
+            )
+        effort = Effort(particles, noise_draws, rows_at_once)
+        completed, x_tilde = inpaint(self.kernel, self.density, self.inverter, y, known, context, effort, generator)
+        filled = torch.where(known, x, self.event.to_data(self.event.standard().quantize(completed)))
+        return (filled, self.event.to_data(x_tilde)) if return_smoothed else filled
+
+    def _complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        context: Tensor | None,
+        particles: Particles | None,
+        log_reference: Tensor | None,
+        generator: Generator | None,
+    ) -> Tensor:
+        """Both stages once for every row; known values are alike in each group of particles."""
+        units = x.new_tensor(self.event.scale or (1.0,) * self.event.dimensions).log().reshape(self.event_shape)
+        reference = (torch.zeros_like(x) if log_reference is None else log_reference) + units
+        y, reference = self._to_model(x), self._to_dtype(reference)
+        completed, _ = complete_both(
+            self.kernel,
+            self.density,
+            self.inverter,
+            y,
+            known,
+            context,
+            particles=particles,
+            log_reference=reference,
+            generator=generator,
+        )
+        return torch.where(known, x, self.event.to_data(self.event.standard().quantize(completed)))
+
     def smooth(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """x (batch, *event_shape) plus the kernel's noise, in data units: what `denoise` undoes."""
         self._check(x, self.event_shape, "x")
@@ -229,9 +327,11 @@ class SmoothedModel(DensityModel):
 
     def _to_model(self, x: Tensor) -> Tensor:
         """Data units -> the model's coordinates, in the model's dtype."""
+        return self._to_dtype(self.event.to_model(x))
+
+    def _to_dtype(self, value: Tensor) -> Tensor:
         mine = super()._placement()
-        y = self.event.to_model(x)
-        return y if mine is None else y.to(mine.dtype)
+        return value if mine is None else value.to(mine.dtype)
 
     def _placement(self) -> Tensor | None:
         """Data with units of their own may come in float64, whatever the model computes in."""

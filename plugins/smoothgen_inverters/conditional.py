@@ -11,6 +11,7 @@ from smoothgen.dequantization import build_density
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.inverter import Inverter, InverterConfig
 from smoothgen.noise_kernel import NoiseKernel
+from smoothgen.particles import Particles
 
 
 class ConditionalInverter(Inverter):
@@ -40,6 +41,24 @@ class ConditionalInverter(Inverter):
         self, x: Tensor, x_tilde: Tensor, *, context: Tensor | None = None, generator: Generator | None = None
     ) -> Tensor:
         return self.density.log_prob(x, self.context.join(x_tilde, context), generator=generator)
+
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        x_tilde: Tensor,
+        smoothed: DensityModel,
+        kernel: NoiseKernel,
+        *,
+        context: Tensor | None = None,
+        particles: Particles | None = None,
+        log_reference: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        joined = self.context.join(x_tilde, context)
+        return self.density.complete(
+            x, known, joined, particles=particles, log_reference=log_reference, generator=generator
+        )
 
     def initialize(self, x: Tensor, x_tilde: Tensor, context: Tensor | None = None) -> None:
         self.density.initialize(x, self.context.join(x_tilde, context))

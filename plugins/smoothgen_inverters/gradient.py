@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Generator, Tensor
 
 from smoothgen.density_model import DensityModel, Score
 from smoothgen.event import EventSpec
 from smoothgen.inverter import Inverter, InverterConfig
 from smoothgen.noise_kernel import NoiseKernel
+from smoothgen.particles import Particles
 
 
 class GradientInverter(Inverter):
@@ -31,6 +33,22 @@ class GradientInverter(Inverter):
         generator: Generator | None = None,
     ) -> Tensor:
         return kernel.posterior_mean(x_tilde, smoothed, context=context, score=self.score)
+
+    def complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        x_tilde: Tensor,
+        smoothed: DensityModel,
+        kernel: NoiseKernel,
+        *,
+        context: Tensor | None = None,
+        particles: Particles | None = None,
+        log_reference: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """The posterior mean at unknown coordinates. It weighs nothing: a mean has no density for the known ones."""
+        return torch.where(known, x, self.invert(x_tilde, smoothed, kernel, context=context))
 
     def check(self, smoothed: DensityModel, kernel: NoiseKernel) -> None:
         kernel.check_posterior_mean(smoothed, self.score)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from smoothgen import logistic_mixture
 from smoothgen.density_model import DensityModel, DensityModelConfig
 from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.particles import Particles
 from smoothgen_made.conditioner import Conditioner, Features, spread
 
 LOG_SCALE_BOUND = 7.0
@@ -76,12 +78,14 @@ class MADE(DensityModel):
         return self._log_conditionals(flat, context, self._relative(parameters, flat)).sum(1)
 
     def _log_conditionals(self, flat: Tensor, context: Tensor | None, relative: Mixture) -> Tensor:
-        """log p(x_i | x_<i) for every coordinate: (batch, D), nats. A density is taken in units of the spread."""
+        """log p(x_i | x_<i) for every coordinate: (batch, D), nats."""
+        return self._log_conditional(flat, relative, self._anchor(context), self.unit)
+
+    def _log_conditional(self, value: Tensor, relative: Mixture, anchor: Tensor, unit: Tensor) -> Tensor:
+        """The same for any of the coordinates, like `_absolute`. A density is taken in units of the spread."""
         if self.measure == "discrete":
-            mixture = self._absolute(relative, self._anchor(context), self.unit)
-            return logistic_mixture.log_mass(flat, *mixture, self.event)
-        standardised = (flat - self._anchor(context)) / self.unit
-        return logistic_mixture.log_density(standardised, *relative) - self.unit.log()
+            return logistic_mixture.log_mass(value, *self._absolute(relative, anchor, unit), self.event)
+        return logistic_mixture.log_density((value - anchor) / unit, *relative) - unit.log()
 
     def _relative(self, parameters: Tensor, flat: Tensor) -> Mixture:
         """Raw parameters (..., 3K) as mixtures relative to anchor and unit, in the dtype of x."""
@@ -105,11 +109,56 @@ class MADE(DensityModel):
         logit_u = logistic_mixture.logit_uniform((num_samples, self.event.dimensions), self.unit, generator)
         flat = torch.zeros_like(logit_u)
         for index in self.order:
-            relative = self._relative(self.conditioner.of_coordinate(self.features(flat, context), index), flat)
-            mixture = self._absolute(relative, self._anchor(context)[..., index], self.unit[index])
-            value = logistic_mixture.inverse_cdf(logit_u[:, index], *mixture)
-            flat[:, index] = self.event.quantize(value) if self.measure == "discrete" else value
+            relative, anchor = self._conditional(flat, context, index)
+            flat[:, index] = self._draw(logit_u[:, index], relative, anchor, self.unit[index])
         return flat.reshape(num_samples, *self.event_shape)
+
+    def _conditional(self, flat: Tensor, context: Tensor | None, index: int) -> tuple[Mixture, Tensor]:
+        """p(x_i | x_<i) of one coordinate, relative to the anchor that comes with it."""
+        parameters = self.conditioner.of_coordinate(self.features(flat, context), index)
+        return self._relative(parameters, flat), self._anchor(context)[..., index]
+
+    def _draw(self, logit_u: Tensor, relative: Mixture, anchor: Tensor, unit: Tensor) -> Tensor:
+        value = logistic_mixture.inverse_cdf(logit_u, *self._absolute(relative, anchor, unit))
+        return self.event.quantize(value) if self.measure == "discrete" else value
+
+    def _complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        context: Tensor | None,
+        particles: Particles | None,
+        log_reference: Tensor | None,
+        generator: Generator | None,
+    ) -> Tensor:
+        """The uniforms are those of `_sample`. Neighbours in the order that every row knows take one pass together."""
+        flat, known = x.flatten(1).clone(), known.flatten(1)
+        logit_u = logistic_mixture.logit_uniform(flat.shape, flat, generator)
+        reference = torch.zeros_like(flat) if log_reference is None else log_reference.flatten(1)
+        everywhere, anywhere = known.all(0).tolist(), known.any(0).tolist()
+        done: list[int] = []
+        for _, run in groupby(self.order, key=lambda index: -1 if everywhere[index] else index):
+            indices = list(run)
+            done += indices
+            if everywhere[indices[0]]:
+                if particles is None:
+                    continue
+                relative = self._relative(self.conditioner(self.features(flat, context)), flat)
+                log_conditionals = self._log_conditionals(flat, context, relative)[:, indices]
+            else:
+                (index,) = indices
+                relative, anchor = self._conditional(flat, context, index)
+                drawn = self._draw(logit_u[:, index], relative, anchor, self.unit[index])
+                flat[:, index] = torch.where(known[:, index], flat[:, index], drawn)
+                if particles is None or not anywhere[index]:
+                    continue
+                log_conditionals = self._log_conditional(flat[:, index], relative, anchor, self.unit[index])[:, None]
+            increments = (log_conditionals - reference[:, indices]).where(known[:, indices], 0.0)
+            ancestors = particles.weigh(increments.sum(1))
+            if ancestors is not None:
+                flat[:, done] = flat[ancestors][:, done]
+                context = None if context is None else context[ancestors]
+        return flat.reshape(x.shape)
 
     def _causal_score(self, x: Tensor, context: Tensor | None) -> Tensor:
         flat = x.flatten(1)
