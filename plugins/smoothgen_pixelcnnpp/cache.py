@@ -110,7 +110,8 @@ class Resolution:
         found = [(t, 0) for t in (self.u_raw, self.u_raw_above, self.u_held, self.h_raw, self.h_raw_above)]
         found += [(t, 0) for t in (self.entry, self.doubled, self.doubled_active)]
         found += [(t, 1) for t in (self.u.inputs, self.u.hidden, self.h.inputs, self.h.hidden, self.h.into, self.h.out)]
-        return found
+        found += [(t, 0) for t in (*self.u.shifts, *self.h.shifts) if t is not None]
+        return found + [(t, 2) for t in self.context or ()]
 
 
 def _blocks(network: Network, stream: str, level: int) -> list[GatedBlock]:
@@ -161,7 +162,7 @@ class ActivationCache:
     def set_context(
         self, added: Sequence[Sequence[Tensor]] | None, shifted: Sequence[Sequence[Tensor]] | None
     ) -> None:
-        """What the context adds to the blocks, as for `Network.forward`; then starts at the first row."""
+        """What the context adds to the blocks, as for `Network.forward`, copied; then starts at the first row."""
         for level, resolution in enumerate(self.resolutions):
             blocks = resolution.ups + resolution.downs
             if shifted is not None:

@@ -14,9 +14,10 @@ from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen_pixelcnnpp.convolutions import NormedConv
 from smoothgen_pixelcnnpp.encoder import Encoder
-from smoothgen_pixelcnnpp.head import PixelDistribution, PixelMixture
+from smoothgen.particles import Particles
+from smoothgen_pixelcnnpp.head import Pinned, PixelDistribution, PixelMixture
 from smoothgen_pixelcnnpp.network import Network
-from smoothgen_pixelcnnpp.samplers import Algorithm, Given, Request, images_at_once, sample_images
+from smoothgen_pixelcnnpp.samplers import Algorithm, Given, Request, images_at_once, sample_images, weighed_images
 
 Conditioning = Literal["aligned", "stack"]
 INITIAL_IMAGES = 128
@@ -137,6 +138,34 @@ class PixelCNNPP(DensityModel):
             parts.append(sample_images(self, self.sampler, Request(logit_u[rows], given), done).image)
         images = torch.cat(parts) if parts else logit_u
         return images.movedim(-1, 1).reshape(num_samples, *self.event_shape)
+
+    def _complete(
+        self,
+        x: Tensor,
+        known: Tensor,
+        context: Tensor | None,
+        particles: Particles | None,
+        log_reference: Tensor | None,
+        generator: Generator | None,
+    ) -> Tensor:
+        """The uniforms are those of `_sample`. Known pixels weigh once a row, all images at once."""
+        values, pinned = channels_last(self.image(x)).contiguous(), channels_last(self.image(known))
+        logit_u = logistic_mixture.logit_uniform(tuple(values.shape), self.unit, generator)
+        request = Request(logit_u, self.given(context), Pinned(values, pinned))
+        if particles is None:
+            return sample_images(self, self.sampler, request).image.movedim(-1, 1).reshape(x.shape)
+        weights = particles
+        reference = None if log_reference is None else channels_last(self.image(log_reference))
+
+        def after_row(row: int, pixels: Tensor, raw: Tensor) -> Tensor | None:
+            here = pinned[:, row]
+            if not bool(here.any()):
+                return None
+            log_prob = self.pixel.log_channels(pixels, raw, self.shift, self.unit)
+            increment = log_prob if reference is None else log_prob - reference[:, row]
+            return weights.weigh(increment.where(here, 0.0).flatten(1).sum(1))
+
+        return weighed_images(self, request, after_row).movedim(-1, 1).reshape(x.shape)
 
     def _causal_score(self, x: Tensor, context: Tensor | None) -> Tensor:
         """The derivative of every pixel's own conditional, the parameters held fixed; channels stay coupled."""

@@ -31,7 +31,7 @@ class VerticalStream:
 
     def shift_by(self, terms: Sequence[Tensor]) -> None:
         """Adds what a context says everywhere: for every block (batch, 2 filters, 1, 1)."""
-        self.shifts = terms
+        self.shifts = [term.clone() for term in terms]
 
     def row(self, slot: int, above: bool = False) -> Tensor:
         """The activation in a slot, of the row being computed or the one above: (batch, 2 filters, 1, width), a view."""

@@ -46,7 +46,8 @@ class Sampled(NamedTuple):
 
 
 AfterRow = Callable[[int, Tensor, Tensor], Tensor | None]
-"""Called after a row with its number, its pixels (n, W, C) and its raw parameters (n, W, size): which images go on."""
+"""Called after a row with its number, its pixels (n, W, C) and its raw parameters (n, W, size): image r goes on as a
+copy of image answer[r], or every image as itself where the answer is None."""
 
 
 def images_at_once(model: PixelCNNPP) -> int:
@@ -75,6 +76,13 @@ def sample_images(
     with torch.inference_mode():
         image, passes = functions[algorithm](model, request, tell)
     return Sampled(image.clone(), passes)
+
+
+def weighed_images(model: PixelCNNPP, request: Request, after_row: AfterRow) -> Tensor:
+    """Draws images (n, H, W, C) of which `after_row` chooses those that go on. Always cached, and all at once."""
+    with torch.inference_mode():
+        image = cached(model, request, report, after_row).image
+    return image.clone()
 
 
 def naive(model: PixelCNNPP, request: Request, tell: Callable[[float], None]) -> Sampled:
@@ -107,7 +115,7 @@ def cached(
         cache.end_row()
         ancestors = None if after_row is None else after_row(row, image[:, row], torch.stack(raws, 1))
         if ancestors is not None:
-            image.copy_(image[ancestors])
+            image[:, : row + 1] = image[ancestors, : row + 1]
             cache.reindex(ancestors)
         tell((row + 1) / height)
     return Sampled(image, height * width)

@@ -41,6 +41,11 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
         "fourier": {"layers": 5, "hidden": (16,), "fourier": 1, "split": "halves", "activation": "tanh"},
         "bare": {"layers": 3, "hidden": (16,), "split": "random", "split_seed": 1, "actnorm": False, "anchor": False},
     },
+    "pixelcnnpp": {
+        "": {"filters": 5, "blocks": 1, "resolutions": 2, "components": 3},
+        "stacked": {"filters": 4, "blocks": 1, "resolutions": 3, "components": 2, "conditioning": "stack"},
+        "plain": {"filters": 4, "blocks": 2, "resolutions": 1, "initialization": "plain", "head": "continuous"},
+    },
     "smoothed": {
         "": {
             "kernel": {"type": "laplace", "sigma": 0.8},
