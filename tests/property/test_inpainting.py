@@ -38,16 +38,21 @@ def mask_of(text: str) -> Tensor:
 
 
 class GaussianChain(DensityModel):
-    """N(mean + gain (context - mean), covariance), coordinate by coordinate in the natural order."""
+    """N(mean + gain (context - mean), covariance), coordinate by coordinate in the natural order.
+
+    The context holds one or more noisy copies side by side; gain has columns for all of them.
+    """
 
     def __init__(self, mean: Tensor, covariance: Tensor, gain: Tensor | None = None) -> None:
         event = EventSpec(shape=(len(mean),))
-        super().__init__(event, None if gain is None else ContextSpec(noisy_copy=event.shape))
+        super().__init__(event, None if gain is None else ContextSpec(event.shape, features=gain.shape[1] - len(mean)))
         self.mean, self.covariance, self.gain = mean, covariance, gain
         self.factor = torch.linalg.cholesky(covariance)
 
     def _mean(self, rows: int, context: Tensor | None) -> Tensor:
-        return self.mean.expand(rows, -1) if context is None else self.mean + (context - self.mean) @ self.gain.T
+        if context is None:
+            return self.mean.expand(rows, -1)
+        return self.mean + (context - self.mean.repeat(context.shape[1] // len(self.mean))) @ self.gain.T
 
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
         return log_normal(x - self._mean(len(x), context), self.covariance)
@@ -209,6 +214,33 @@ def nested_marginal(model: SmoothedModel) -> Tensor:
     return second.gain @ marginal(model.density) @ second.gain.T + second.covariance
 
 
+@pytest.mark.parametrize("mask", ["0001", "1010"])
+def test_a_smoothed_inverter_keeps_x_tilde_beside_its_own_noise(mask):
+    """p(x | x_tilde) smoothed in turn, its own stages exact: contexts that differ from row to row."""
+    exact, std, known = gaussian_model(), 0.3, mask_of(mask)
+    second = exact.inverter.density
+    wide = second.covariance + std**2 * torch.eye(4)
+    pull = second.covariance @ torch.linalg.inv(wide)
+    both = torch.cat([pull, (torch.eye(4) - pull) @ second.gain], 1)
+    last = GaussianChain(MEAN, second.covariance - pull @ second.covariance, both)
+    copy_spec = ContextSpec(noisy_copy=SPACE.shape)
+    inner = SmoothedModel(
+        GaussianKernel(SPACE, std),
+        GaussianChain(MEAN, wide, second.gain),
+        ConditionalInverter(SPACE, ContextSpec(SPACE.shape, features=4), last),
+        SPACE,
+        copy_spec,
+    )
+    model = SmoothedModel(exact.kernel, exact.density, ConditionalInverter(SPACE, copy_spec, inner), SPACE)
+    groups, count = 30_000, 4
+    cloud = Particles(groups, count, X, threshold=ALWAYS, generator=Generator().manual_seed(0))
+    model.complete(X.expand(groups * count, -1), known, particles=cloud, generator=Generator().manual_seed(1))
+    ratio = torch.exp(cloud.log_evidence - log_normal((X - MEAN)[known][None], COVARIANCE[known][:, known]))
+    error = ratio.std().item() / math.sqrt(groups)
+    assert error < 0.05
+    assert abs(ratio.mean().item() - 1.0) < 4.5 * error
+
+
 def test_a_smoothed_density_inpaints_with_its_own_noise():
     model, known = nested_model(), mask_of("1010")
     draws = model.inpaint(
@@ -246,9 +278,9 @@ LEVELS = EventSpec(shape=(3,), low=-1.0, high=1.0, levels=4)
 EVERY = torch.tensor(list(itertools.product(range(4), repeat=3)), dtype=torch.float64) * LEVELS.bin_width - 1.0
 
 
-def made(event: EventSpec, context: ContextSpec | None = None, **keys) -> DensityModel:
+def made(event: EventSpec, context: ContextSpec | None = None, noise: float = 0.4, **keys) -> DensityModel:
     config = smoothgen.installed().components["density"]["made"](hidden=(16, 16), components=2, **keys)
-    return DensityCase("made", config).build(event, context, noise=0.4)
+    return DensityCase("made", config).build(event, context, noise=noise)
 
 
 def masses(model: DensityModel, context: Tensor | None = None) -> Tensor:
@@ -357,6 +389,27 @@ def test_the_evidence_of_made_is_the_marginal_mass(known):
     joint = masses(model)
     truth = joint[((EVERY - EVERY[27]).abs() < 1e-6)[:, mask].all(1)].sum().item()
     assert abs(evidence_ratio(model, EVERY[27], mask, truth)) < 4.5
+
+
+@pytest.mark.parametrize("known", ["0101", "1010", "0110", "1001"])
+def test_resampled_rows_take_over_what_they_depend_on(known):
+    """Known and unknown coordinates take turns, and the rows of a group have contexts of their own, one of two."""
+    event = EventSpec(shape=(4,), low=-1.0, high=1.0, levels=3)
+    model, mask = made(event, ContextSpec(features=1), noise=0.5, order=(1, 0, 3, 2)), mask_of(known)
+    contexts = torch.tensor([[-1.5], [1.5]])
+    every = torch.tensor(list(itertools.product([-1.0, 0.0, 1.0], repeat=4)))
+    x, groups, count = every[9], 20_000, 4
+    fits = every[(every == x)[:, mask].all(1)]
+    mine = torch.randint(2, (groups * count,), generator=Generator().manual_seed(2))
+    cloud = Particles(groups, count, x, threshold=ALWAYS, generator=Generator().manual_seed(0))
+    with torch.no_grad():
+        truth = sum(model.log_prob(fits, c.expand(len(fits), -1)).exp().sum().item() / 2.0 for c in contexts)
+        rows = x.expand(groups * count, -1)
+        model.complete(rows, mask, contexts[mine], particles=cloud, generator=Generator().manual_seed(1))
+    ratio = torch.exp(cloud.log_evidence - math.log(truth))
+    error = ratio.std().item() / math.sqrt(groups)
+    assert error < 0.05
+    assert abs(ratio.mean().item() - 1.0) < 4.5 * error
 
 
 @pytest.mark.parametrize("known", ["01", "11", "10"])
