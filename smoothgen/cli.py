@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from smoothgen.config import ExperimentConfig
     from smoothgen.device import DevicePolicy
+    from smoothgen.smoothed_model import SmoothedModel
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -142,12 +143,9 @@ def denoise(
     device: DeviceOption = "auto",
 ) -> None:
     """Remove the kernel's noise from examples."""
-    import torch
-
     from smoothgen.arrays import write_array
     from smoothgen.errors import ConfigError, DataError
     from smoothgen.experiment import load
-    from smoothgen.tables import read_table
 
     if method not in ("inverter", "single-step"):
         raise ConfigError(f'--method: unknown "{method}"; choose inverter or single-step')
@@ -155,18 +153,65 @@ def denoise(
     model = load(run).to(policy.device)
     if model.context is not None:
         raise ConfigError(f"{run} was trained with a context; use model.denoise(x_tilde, context) from Python")
-    noisy = torch.tensor(read_table(data, key).values, dtype=torch.float32)
-    if tuple(noisy.shape[1:]) != model.event_shape:
-        if noisy[0].numel() != model.event.dimensions:
-            raise DataError(f"{data}: examples have shape {tuple(noisy.shape[1:])}, the model's {model.event_shape}")
-        noisy = noisy.reshape(-1, *model.event_shape)
+    noisy = _examples(data, key, model, policy)
     if not bool(noisy.isfinite().all()):
         raise DataError(f"{data}: {int((~noisy.isfinite()).sum())} values are not finite; remove or fill such rows")
     chosen: Literal["inverter", "single-step"] = "single-step" if method == "single-step" else "inverter"
-    x = model.denoise(policy.place(noisy), method=chosen, generator=policy.generator(seed, "denoise"))
+    x = model.denoise(noisy, method=chosen, generator=policy.generator(seed, "denoise"))
     target = out or data.with_name(f"{data.stem}-denoised.npz")
     write_array(target, {"denoised": x}, model.event)
     typer.echo(f"{len(x)} examples denoised in {target}")
+
+
+@app.command()
+def inpaint(
+    run: RunArgument,
+    data: Annotated[Path, typer.Argument(help="Examples: .npy, .npz, .csv or .safetensors.", metavar="FILE")],
+    unknown: Annotated[
+        str | None,
+        typer.Option(
+            help="What is drawn anew; all else is kept: top, bottom, left, right or centre of an image, columns of a "
+            "table by name (a,b), or nan (wherever FILE holds nan)."
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Instead of --unknown: a file of 1 where values are kept, 0 where drawn anew.")
+    ] = None,
+    particles: Annotated[
+        int, typer.Option(help="Candidates for each example, so that what is known later in the order counts.", min=1)
+    ] = 16,
+    noise_draws: Annotated[
+        int, typer.Option(help="Draws of the known values' noise, each with its own particles.", min=1)
+    ] = 1,
+    out: OutOption = None,
+    key: Annotated[str | None, typer.Option(help="Which array, in a file of several.")] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw what is unknown of examples, given what is known."""
+    from smoothgen.arrays import write_array
+    from smoothgen.errors import ConfigError
+    from smoothgen.experiment import load
+    from smoothgen.masks import read_mask, unknown_mask
+
+    policy = _policy(device)
+    model = load(run).to(policy.device)
+    if model.context is not None:
+        raise ConfigError(f"{run} was trained with a context; use model.inpaint(x, mask, context) from Python")
+    x = _examples(data, key, model, policy)
+    if mask is not None and unknown is None:
+        known = policy.place(read_mask(mask, model.event, len(x)))
+    elif unknown is not None and mask is None:
+        known = ~unknown_mask(unknown, model.event, x)
+    else:
+        raise ConfigError("give one of --unknown (what is drawn anew) and --mask (a file: 1 where values are kept)")
+    completed = model.inpaint(
+        x, known, particles=particles, noise_draws=noise_draws, generator=policy.generator(seed, "inpaint")
+    )
+    target = out or data.with_name(f"{data.stem}-inpainted.npz")
+    write_array(target, {"inpainted": completed}, model.event)
+    drawn = int((~known).expand(completed.shape).sum())
+    typer.echo(f"{len(x)} examples, {drawn} of {completed.numel()} values drawn anew, in {target}")
 
 
 @app.command()
@@ -299,6 +344,23 @@ def _policy(device: str):  # type: ignore[no-untyped-def]
         message = describe(error) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"--device: {message}") from error
     return DevicePolicy(config)
+
+
+def _examples(path: Path, key: str | None, model: SmoothedModel, policy: DevicePolicy) -> Tensor:
+    """What a file holds as examples of the model, in data units, on the device. Values may be nan."""
+    import torch
+
+    from smoothgen.errors import DataError
+    from smoothgen.tables import read_table
+
+    values = read_table(path, key).values
+    if values.shape[1:] != model.event_shape:
+        if values[0].size != model.event.dimensions:
+            raise DataError(f"{path}: examples have shape {values.shape[1:]}, the model's {model.event_shape}")
+        values = values.reshape(-1, *model.event_shape)
+    # units of their own may need all digits, which Apple's GPUs do not have
+    wide = bool(model.event.scale) and not policy.place(torch.zeros(())).is_mps
+    return policy.place(torch.tensor(values, dtype=torch.float64 if wide else torch.float32))
 
 
 def _test_context(run: Path, num: int, policy: DevicePolicy) -> Tensor | None:

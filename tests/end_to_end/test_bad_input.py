@@ -160,6 +160,73 @@ def test_denoising_input_of_the_wrong_kind(smoothgen_cli, tmp_path, finished):
     assert_one_line(smoothgen_cli("sample", finished, "--device", "tpu"), "--device")
 
 
+def test_inpainting_input_of_the_wrong_kind(smoothgen_cli, tmp_path, finished):
+    np.save(tmp_path / "x.npy", np.zeros((4, 2)))
+    np.save(tmp_path / "nan.npy", np.array([[np.nan, 0.0]] * 4))
+    masks = {"odd": [1, 2], "wide": [1, 0, 1], "one": [0, 1], "many": [[0, 1]] * 3, "all": [[0, 1]] * 4}
+    for name, values in masks.items():
+        np.save(tmp_path / f"{name}.npy", np.array(values))
+
+    def refused(*arguments, parts, file="x.npy"):
+        assert_one_line(smoothgen_cli("inpaint", finished, file, *arguments), *parts)
+
+    refused(parts=["--unknown", "--mask"])
+    refused("--unknown", "nan", "--mask", "one.npy", parts=["give one of"])
+    refused("--unknown", "botom", parts=['"botom"', 'did you mean "bottom"'])
+    refused("--unknown", "bottom", parts=["is for images", "(2,)"])
+    refused("--unknown", "nan", parts=["holds no nan"])
+    refused("--mask", "odd.npy", parts=["odd.npy", "1 where values are kept", "not 2"])
+    refused("--mask", "wide.npy", parts=["wide.npy", "(3,)", "(2)", "(4, 2)"])
+    refused("--mask", "many.npy", parts=["many.npy", "(3, 2)"])
+    refused("--mask", "gone.npy", parts=["gone.npy does not exist"])
+    np.save(tmp_path / "bad.npy", np.array([[0.0, np.nan]] * 4))
+    refused("--mask", "one.npy", file="bad.npy", parts=["4 of 4 known values", "not finite", "mark them as unknown"])
+    refused("--mask", "one.npy", "--key", "a", parts=["holds a single array"])
+    refused("--mask", "one.npy", file="gone.npy", parts=["gone.npy"])
+    assert smoothgen_cli("inpaint", finished, "x.npy", "--mask", "one.npy", "--particles", "0").code == 2
+
+    for arguments in (["--mask", "one.npy"], ["--mask", "all.npy"], ["--unknown", "nan", "--noise-draws", "3"]):
+        results = []
+        for out in ("a.npy", "b.npy"):
+            answer = smoothgen_cli("inpaint", finished, "nan.npy", *arguments, "--out", out)
+            assert answer.code == 0, answer.err
+            assert "4 of 8 values drawn anew" in answer.out
+            results.append(np.load(tmp_path / out))
+        assert np.array_equal(*results)
+        assert (results[0][:, 1] == 0.0).all() and np.isfinite(results[0]).all()
+    smoothgen_cli("inpaint", finished, "nan.npy", "--unknown", "nan")
+    assert np.load(tmp_path / "nan-inpainted.npz")["inpainted"].shape == (4, 2)
+
+
+def test_a_part_of_a_picture_is_drawn_anew(smoothgen_cli, tmp_path):
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 256, (60, 4, 4), dtype=np.uint8)
+    np.save(tmp_path / "pictures.npy", pictures)
+    config = write(tmp_path, data={"type": "array", "path": "pictures.npy"})
+    assert smoothgen_cli("train", config, "--run-dir", "run", "trainer.max_steps=3").code == 0
+    x = (pictures[:5].astype(np.float64) / 127.5 - 1.0)[:, None]
+    np.save(tmp_path / "x.npy", x)
+    unknown = {
+        "top": np.s_[:2, :],
+        "bottom": np.s_[2:, :],
+        "left": np.s_[:, :2],
+        "right": np.s_[:, 2:],
+        "centre": np.s_[1:3, 1:3],
+    }
+    for name, part in unknown.items():
+        answer = smoothgen_cli("inpaint", "run", "x.npy", "--unknown", name, "--out", "out.npy", "--particles", "4")
+        assert answer.code == 0, answer.err
+        drawn = np.zeros((4, 4), dtype=bool)
+        drawn[part] = True
+        moved = np.abs(np.load(tmp_path / "out.npy") - x)[:, 0] > 1e-5
+        assert not moved[:, ~drawn].any(), name
+        assert moved[:, drawn].mean() > 0.9, name
+    x[0, 0, 0, 0] = 0.001
+    np.save(tmp_path / "x.npy", x)
+    answer = smoothgen_cli("inpaint", "run", "x.npy", "--unknown", "bottom")
+    assert_one_line(answer, "on none of the 256 levels")
+
+
 def test_the_commands_do_what_they_say(smoothgen_cli, tmp_path, finished):
     for name in ("s.npy", "s.npz", "s.csv", "s.safetensors", "s.png"):
         answer = smoothgen_cli("sample", finished, "-n", "12", "--out", name)
@@ -195,3 +262,9 @@ def test_a_table_of_ones_own_keeps_its_units_and_names(smoothgen_cli, tmp_path):
     assert abs(samples[:, 0].mean() - 1000) < 20
     assert 0.005 < samples[:, 1].std() < 0.02
     assert "units of the data" in answer.out
+    answer = smoothgen_cli("inpaint", "run", "data.csv", "--unknown", "weight", "--out", "filled.csv")
+    assert answer.code == 0, answer.err
+    filled = (tmp_path / "filled.csv").read_text().splitlines()
+    assert filled[0] == "height,weight"
+    assert [float(line.split(",")[0]) for line in filled[1:]] == [float(row.split(",")[0]) for row in rows]
+    assert_one_line(smoothgen_cli("inpaint", "run", "data.csv", "--unknown", "wieght"), 'did you mean "weight"')
