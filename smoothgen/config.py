@@ -96,6 +96,7 @@ class EvaluationConfig(StrictModel):
     max_examples: test examples for the bound; importance_examples: fewer of them for the costlier bounds.
     samples: how many samples are drawn for the pictures. features: the network in whose features sample quality is
     measured. quality_samples: how many samples of each kind for it; few_samples: allow fewer than an FID needs.
+    score_steps: for these sigma, also measure the baseline's samples after x + sigma^2 grad log p(x) (appendix C.6).
     neighbour_samples: how many of them to look up in the training set. metrics: what to measure; by default all that
     the model's parts, and features, define.
     """
@@ -106,6 +107,7 @@ class EvaluationConfig(StrictModel):
     samples: PositiveInt = 1000
     features: AnyFeatureNetwork | None = None
     quality_samples: PositiveInt = 10000
+    score_steps: tuple[PositiveFloat, ...] = ()
     few_samples: bool = False
     neighbour_samples: PositiveInt = 1000
     metrics: tuple[MetricName, ...] | None = None

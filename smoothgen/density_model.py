@@ -16,6 +16,10 @@ from smoothgen.particles import Particles
 from smoothgen.registry import ComponentField
 
 Score = Literal["full", "causal"]
+ROWS_AT_ONCE = 4096
+"""How many rows a pass takes where a density does not say otherwise."""
+ROWS_WITH_GRADIENTS = 4
+"""How many times fewer rows a pass with gradients takes."""
 
 
 class DensityModel(nn.Module, ABC):
@@ -127,10 +131,14 @@ class DensityModel(nn.Module, ABC):
         self.check_score(kind)
         if kind == "causal":
             return self._causal_score(x, context)
-        with torch.enable_grad():
-            variable = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self._log_prob(variable, context, None).sum(), variable)
-        return gradient
+        size = max(1, self.rows_at_once // ROWS_WITH_GRADIENTS)
+        parts = []
+        for start in range(0, len(x), size):
+            with torch.enable_grad():
+                variable = x[start : start + size].detach().requires_grad_(True)
+                given = None if context is None else context[start : start + size]
+                parts.append(torch.autograd.grad(self._log_prob(variable, given, None).sum(), variable)[0])
+        return torch.cat(parts) if parts else torch.zeros_like(x)
 
     @final
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -153,6 +161,16 @@ class DensityModel(nn.Module, ABC):
             raise NoClosedFormError(
                 f"{type(self).__name__} is not autoregressive, so it has no causal score; use score: full"
             )
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows a pass without gradients should take, so that its activations fit into memory."""
+        return ROWS_AT_ONCE
+
+    @property
+    def continuous(self) -> DensityModel | None:
+        """The density of continuous values that this model is made of: itself, or None for a mass function."""
+        return self if self.measure == "density" else None
 
     @abstractmethod
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:

@@ -28,6 +28,14 @@ class UniformDequantization(DensityModel):
         super().__init__(event, context)
         self.density = density
 
+    @property
+    def rows_at_once(self) -> int:
+        return self.density.rows_at_once
+
+    @property
+    def continuous(self) -> DensityModel | None:
+        return self.density.continuous
+
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
         width = self.event.bin_width
         uniform = torch.empty_like(x).uniform_(generator=generator)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from torch import Generator, Tensor, nn
 
 from smoothgen.component import ComponentConfig
-from smoothgen.density_model import DensityModel
+from smoothgen.density_model import ROWS_AT_ONCE, DensityModel
 from smoothgen.errors import NoDensityError
 from smoothgen.event import EventSpec
 from smoothgen.likelihood import Measure
@@ -30,6 +30,11 @@ class Inverter(nn.Module, ABC):
     def __init__(self, event: EventSpec) -> None:
         super().__init__()
         self.event = event
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows a pass without gradients should take, as for `DensityModel.rows_at_once`."""
+        return ROWS_AT_ONCE
 
     @abstractmethod
     def invert(

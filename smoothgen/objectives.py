@@ -61,6 +61,12 @@ def importance_weighted(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 class Objective(nn.Module, ABC):
     """The loss of one stage, as a module: data-parallel wrappers synchronise only what `forward` does."""
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many examples a pass without gradients should take."""
+        parts = [part for part in self.children() if isinstance(part, DensityModel | Inverter)]
+        return min(part.rows_at_once for part in parts)
+
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Mean loss of a batch: (), nats per example."""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from smoothgen.checkpoint import load_model, save_model
 from smoothgen.component import ComponentConfig
-from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
+from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig, Score
 from smoothgen.dequantization import build_density
 from smoothgen.errors import CheckpointError, ConfigError, NoDensityError, ShapeError
 from smoothgen.event import ContextSpec, EventSpec
@@ -23,8 +23,6 @@ from smoothgen.objectives import bound_terms, importance_weighted
 from smoothgen.particles import Particles
 
 Denoiser = Literal["inverter", "single-step"]
-ROWS_AT_ONCE = 4096
-"""How many (example, draw) pairs a likelihood evaluates, or inpainting completes, in one pass unless told otherwise."""
 
 
 class SmoothedModel(DensityModel):
@@ -53,6 +51,11 @@ class SmoothedModel(DensityModel):
         self.measure = inverter.measure
         self.has_log_prob = inverter.has_density
         inverter.check(density, kernel)
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many (example, draw) pairs a pass should take, as for its parts."""
+        return min(self.density.rows_at_once, self.inverter.rows_at_once)
 
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
         terms = bound_terms(self.kernel, self.density, self.inverter, self._to_model(x), context, generator)
@@ -108,7 +111,7 @@ class SmoothedModel(DensityModel):
         *,
         importance_samples: int = 1,
         generator: Generator | None = None,
-        rows_at_once: int = ROWS_AT_ONCE,
+        rows_at_once: int | None = None,
     ) -> Likelihood:
         """log p(x) of a set of examples, with its terms, units and standard error.
 
@@ -132,7 +135,7 @@ class SmoothedModel(DensityModel):
         *,
         importance_samples: int = 1,
         generator: Generator | None = None,
-        rows_at_once: int = ROWS_AT_ONCE,
+        rows_at_once: int | None = None,
     ) -> Likelihood:
         """`likelihood` of examples given in the model's coordinates, as data sources hold them; the same units."""
         if not self.inverter.has_density:
@@ -144,6 +147,7 @@ class SmoothedModel(DensityModel):
         if not len(x):
             raise ShapeError("likelihood: x holds no examples")
         self._check_context(context, len(x))
+        rows_at_once = rows_at_once or self.rows_at_once
         examples = max(1, rows_at_once // importance_samples)
         return Likelihood.join(
             [
@@ -199,19 +203,21 @@ class SmoothedModel(DensityModel):
         context: Tensor | None = None,
         *,
         method: Denoiser = "inverter",
+        score: Score = "full",
         generator: Generator | None = None,
     ) -> Tensor:
         """x_tilde (batch, *event_shape), data plus the kernel's noise, data units -> x, same shape.
 
         method "inverter" is what the model was built with: a draw from p(x | x_tilde), or the posterior mean.
-        "single-step" is always the posterior mean E[x | x_tilde] by empirical Bayes (Eq. 2).
+        "single-step" is always the posterior mean E[x | x_tilde] by empirical Bayes (Eq. 2), from the whole score, or
+        with score "causal" from the truncated one of the paper's released code.
         Raises NoClosedFormError where the kernel has no such formula.
         """
         self._check(x_tilde, self.event_shape, "x_tilde")
         self._check_context(context, len(x_tilde))
         y = self._to_model(x_tilde)
         if method == "single-step":
-            return self.event.to_data(self.kernel.posterior_mean(y, self.density, context=context))
+            return self.event.to_data(self.kernel.posterior_mean(y, self.density, context=context, score=score))
         if method != "inverter":
             raise ConfigError(f'denoise: unknown method "{method}"; choose "inverter" or "single-step"')
         return self.event.to_data(
@@ -228,7 +234,7 @@ class SmoothedModel(DensityModel):
         particles: int = 1,
         noise_draws: int = 1,
         generator: Generator | None = None,
-        rows_at_once: int = ROWS_AT_ONCE,
+        rows_at_once: int | None = None,
         return_smoothed: Literal[False] = False,
     ) -> Tensor: ...
 
@@ -242,7 +248,7 @@ class SmoothedModel(DensityModel):
         particles: int = 1,
         noise_draws: int = 1,
         generator: Generator | None = None,
-        rows_at_once: int = ROWS_AT_ONCE,
+        rows_at_once: int | None = None,
         return_smoothed: Literal[True],
     ) -> tuple[Tensor, Tensor]: ...
 
@@ -256,7 +262,7 @@ class SmoothedModel(DensityModel):
         particles: int = 1,
         noise_draws: int = 1,
         generator: Generator | None = None,
-        rows_at_once: int = ROWS_AT_ONCE,
+        rows_at_once: int | None = None,
         return_smoothed: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """x (batch, *event_shape), data units, with its unknown values drawn given the known ones, which stay exactly.
@@ -283,7 +289,7 @@ class SmoothedModel(DensityModel):
                 "inpaint: noise_draws are weighed by p(x | x_tilde), and this inverter has no density; "
                 "use noise_draws=1, or inverter type: conditional"
             )
-        effort = Effort(particles, noise_draws, rows_at_once)
+        effort = Effort(particles, noise_draws, rows_at_once or self.rows_at_once)
         completed, x_tilde = inpaint(self.kernel, self.density, self.inverter, y, known, context, effort, generator)
         filled = torch.where(known, x, self.event.to_data(self.event.standard().quantize(completed)))
         return (filled, self.event.to_data(x_tilde)) if return_smoothed else filled

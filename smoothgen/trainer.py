@@ -279,7 +279,7 @@ class Trainer:
         assert self.validation is not None
         wrapped.eval()
         total = count = 0.0
-        chunk = 512
+        chunk = min(512, stage.objective.rows_at_once)
         starts = range(0, len(self.validation), chunk * self.policy.world)
         for start in starts:
             rows = slice(start + self.policy.rank * chunk, start + (self.policy.rank + 1) * chunk)

@@ -26,6 +26,10 @@ class ConditionalInverter(Inverter):
         self.measure = density.measure
         self.exact = density.exact
 
+    @property
+    def rows_at_once(self) -> int:
+        return self.density.rows_at_once
+
     def invert(
         self,
         x_tilde: Tensor,

@@ -86,6 +86,10 @@ class PixelCNNPP(DensityModel):
         with torch.no_grad():
             self._set_spread(torch.linspace(-1.5, 1.5, 2 * components + 1)[1::2].expand(channels, -1))
 
+    @property
+    def rows_at_once(self) -> int:
+        return images_at_once(self)
+
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
         return self.log_pixels(x, context).flatten(1).sum(1)
 
@@ -129,7 +133,7 @@ class PixelCNNPP(DensityModel):
         """One uniform for every pixel and channel, drawn at once, whatever the algorithm and the memory."""
         channels, height, width = self.image_shape
         logit_u = logistic_mixture.logit_uniform((num_samples, height, width, channels), self.unit, generator)
-        at_once = images_at_once(self)
+        at_once = images_at_once(self, self.sampler)
         parts = []
         for start in range(0, num_samples, at_once):
             rows = slice(start, start + at_once)

@@ -50,13 +50,21 @@ AfterRow = Callable[[int, Tensor, Tensor], Tensor | None]
 copy of image answer[r], or every image as itself where the answer is None."""
 
 
-def images_at_once(model: PixelCNNPP) -> int:
-    """How many images fit into `MEMORY`."""
-    channels, height, width = model.image_shape
-    blocks = sum(map(sum, model.network.counts))
-    per_pixel = 8 * blocks * model.network.filters + model.network.out.bias.numel()
-    stacked = 2 if model.stacked else 1
-    return max(1, MEMORY // (per_pixel * height * width * stacked * model.unit.element_size()))
+def images_at_once(model: PixelCNNPP, algorithm: Algorithm | None = None) -> int:
+    """How many images fit into `MEMORY`, by this algorithm, or in a forward pass without gradients where None.
+
+    Counted in activations: `area` is the number of blocks of a stream, each times the pixels of its resolution.
+    """
+    _, height, width = model.image_shape
+    area, filters = 0, model.network.filters
+    for level, count in enumerate(model.network.counts):
+        area += sum(count) * (-(-height >> level)) * (-(-width >> level))
+    numbers = (2 if model.stacked else 1) * (6 * area + 20 * height * width)
+    if algorithm in ("cached", "fixed-point-rows"):
+        numbers = 25 * (area // height + width) + (10 * area if model.stacked else 0)
+    if model.encoder is not None:
+        numbers += 4 * area
+    return max(1, MEMORY // (numbers * filters * model.unit.element_size()))
 
 
 def sample_images(

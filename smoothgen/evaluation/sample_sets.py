@@ -11,7 +11,7 @@ from smoothgen.config import ExperimentConfig
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
-from smoothgen.errors import NoClosedFormError
+from smoothgen.errors import ConfigError, NoClosedFormError
 from smoothgen.progress import Progress
 from smoothgen.smoothed_model import SmoothedModel
 
@@ -31,7 +31,8 @@ def sample_sets(
     """`count` examples of each kind, (count, *event.shape), in the model's coordinates, as values the event can take.
 
     "two-step": model.sample, where the inverter has a density. "single-step": E[x | x_tilde] of the same x_tilde,
-    where the kernel has it. "baseline": the plain model. "test": test data, as many as there are; what a perfect
+    where the kernel has it, and "single-step, truncated" by the causal score of the paper's released code. "baseline":
+    the plain model, and "baseline, score step s" for every s of evaluate.score_steps (appendix C.6). "test": test data, as many as there are; what a perfect
     model would reach. Contexts are those of training examples, drawn at random.
     """
     generator = policy.generator(config.seed, "evaluate", "samples")
@@ -44,6 +45,7 @@ def sample_sets(
             drawn = _of_model(model, size, context, generator)
             if baseline is not None:
                 drawn["baseline"] = baseline.sample(size, context, generator=generator)
+                drawn |= _score_steps(baseline, drawn["baseline"], context, config.evaluate.score_steps)
             for name, x in drawn.items():
                 parts.setdefault(name, []).append(model.event.standard().quantize(x))
             bar.update(start + size, "")
@@ -58,7 +60,30 @@ def _of_model(model: SmoothedModel, size: int, context: Tensor | None, generator
     drawn = {"two-step": _to_model(model, x)}
     with contextlib.suppress(NoClosedFormError):  # such a kernel has no single step to measure
         drawn["single-step"] = _to_model(model, model.denoise(x_tilde, context, method="single-step"))
+    with contextlib.suppress(NoClosedFormError):
+        drawn["single-step, truncated"] = _to_model(
+            model, model.denoise(x_tilde, context, method="single-step", score="causal")
+        )
     return drawn
+
+
+def _score_steps(
+    baseline: DensityModel, x: Tensor, context: Tensor | None, sigmas: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """x + sigma^2 grad log p(x) of plain samples, for every sigma: what a step without smoothing does.
+
+    Source: arXiv 2103.15089, Eq. 15 (appendix C.6). Raises ConfigError where log p(x) has no gradient.
+    """
+    if not sigmas:
+        return {}
+    density = baseline.continuous
+    if density is None:
+        raise ConfigError(
+            "evaluate.score_steps needs a baseline with a density: probabilities of levels have no gradient; set "
+            "baseline.head: continuous"
+        )
+    score = density.score(x, context)
+    return {f"baseline, score step {sigma:g}": x + sigma**2 * score for sigma in sigmas}
 
 
 def _to_model(model: SmoothedModel, x: Tensor) -> Tensor:
