@@ -110,7 +110,7 @@ def find_pictures(folder: Path) -> list[Path]:
     counted = ", ".join(f"{count} of {ending}" for ending, count in others.most_common(3))
     if not found:
         raise DataError(
-            f"{folder} holds no pictures ({endings}){f', but files: {counted}' if others else ''}; put some"
+            f"{folder} holds no pictures ({endings}){f', but files: {counted}' if others else ''}; put some there"
         )
     if others:
         warnings.warn(f"{folder}: files that are no pictures are passed over: {counted}", DataWarning, stacklevel=2)
