@@ -70,12 +70,14 @@ def sample(
     """Draw samples from a trained model."""
     from smoothgen.arrays import write_array
     from smoothgen.experiment import load
+    from smoothgen.progress import Progress
 
     policy = _policy(device)
     model = load(run).to(policy.device)
     context = _test_context(run, num, policy) if model.context is not None else None
     generator = policy.generator(seed, "sample")
-    x, x_tilde = model.sample(num, context, generator=generator, return_smoothed=True)
+    with Progress().shares("sampling"):
+        x, x_tilde = model.sample(num, context, generator=generator, return_smoothed=True)
     target = out or Path("samples.npz")
     arrays = {"samples": x, "smoothed": x_tilde} if smoothed else {"samples": x}
     write_array(target, arrays, model.event)
@@ -128,6 +130,33 @@ def evaluate(
     if out is not None:
         write_json(out, measured)
     show(measured)
+
+
+@app.command()
+def compare(
+    config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.", metavar="CONFIG|RECIPE")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="trainer.max_steps=1000 and the like.", metavar="[KEY=VALUE]...")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs and the comparison.")] = None,
+    again: Annotated[bool, typer.Option(help="Measure finished runs again.")] = False,
+) -> None:
+    """Train an experiment once for every seed, and compare its models: a table with errors, and a picture."""
+    from smoothgen.comparison import compare as compare_seeds
+    from smoothgen.comparison import markdown
+    from smoothgen.config import load_config
+    from smoothgen.errors import ConfigError
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ConfigError(f'--seeds: expected whole numbers with commas between, got "{seeds}"') from None
+    loaded = load_config(config, overrides or [])
+    directory = out or Path("runs") / f"{loaded.name}-comparison"
+    result = compare_seeds(loaded, numbers, directory, measure_again=again, progress=True)
+    typer.echo(markdown(result))
+    typer.echo(f"everything is in {directory}; look at {directory / 'comparison.png'}")
 
 
 @app.command()

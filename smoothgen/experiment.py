@@ -114,7 +114,7 @@ def fit(
             policy.barrier()
             from_checkpoint = resume and run.checkpoint.exists()
             if resume and run.exists:
-                _check_same(config, run)
+                check_same(config, run)
             policy.barrier()
             trainer = Trainer(config, model, baseline, data, policy, run, bars)
             if policy.is_main and not from_checkpoint:
@@ -144,7 +144,7 @@ def _train(trainer: Trainer, resume: bool) -> Result:
     return Result(trainer.model, trainer.baseline, metrics, config, None if run is None else run.path)
 
 
-def _check_same(config: ExperimentConfig, run: RunDirectory) -> None:
+def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
     """Raises ConfigError where a resumed run would train something else than it began with."""
     now, then = config.model_dump(mode="json"), run.stored_config().model_dump(mode="json")
     changed = [key for key in now if key not in ("name", "description", "evaluate", "device") and now[key] != then[key]]

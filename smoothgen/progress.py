@@ -11,6 +11,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 
+_listener: ContextVar[Callable[[float], None] | None] = ContextVar("smoothgen_progress", default=None)
+
+
+def report(share: float) -> None:
+    """Says how much of a long computation (a sample, say) is done, 0 to 1, to whoever is `listening`."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(share)
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[float], None]) -> Iterator[None]:
+    """For the duration, `report` calls the listener."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 class Bar:
     """One stage's bar."""
 
@@ -52,27 +72,13 @@ class Progress:
         with Bars(*columns, console=self.console) as bars:
             yield Bar(bars, bars.add_task(title, total=total, completed=completed, status=""))
 
+    @contextlib.contextmanager
+    def shares(self, title: str) -> Iterator[None]:
+        """For the duration, shows what is reported of a long computation. Several of them fill the bar again."""
+        with self.stage(title, 1000) as bar, listening(lambda share: bar.update(round(1000 * share), "")):
+            yield
+
     def note(self, line: str) -> None:
         """One line, where there is no bar to show the same."""
         if self.enabled and not self.console.is_terminal:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-_listener: ContextVar[Callable[[float], None] | None] = ContextVar("smoothgen_progress", default=None)
-
-
-def report(share: float) -> None:
-    """Says how much of a long computation (a sample, say) is done, 0 to 1, to whoever is `listening`."""
-    listener = _listener.get()
-    if listener is not None:
-        listener(share)
-
-
-@contextlib.contextmanager
-def listening(listener: Callable[[float], None]) -> Iterator[None]:
-    """For the duration, `report` calls the listener."""
-    token = _listener.set(listener)
-    try:
-        yield
-    finally:
-        _listener.reset(token)

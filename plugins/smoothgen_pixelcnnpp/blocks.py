@@ -36,9 +36,7 @@ class GatedBlock(nn.Module):
     Source: Salimans et al. 2017 (arXiv 1701.05517), section 2.3, and their code's `gated_resnet`.
     """
 
-    def __init__(
-        self, filters: int, conv_in: NormedConv, conv_out: NormedConv, skips: int, dropout: float
-    ) -> None:
+    def __init__(self, filters: int, conv_in: NormedConv, conv_out: NormedConv, skips: int, dropout: float) -> None:
         super().__init__()
         self.conv_in, self.conv_out = conv_in, conv_out
         self.skips = nn.ModuleList(pointwise(2 * filters, filters) for _ in range(skips))

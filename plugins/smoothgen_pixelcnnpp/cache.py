@@ -159,9 +159,7 @@ class ActivationCache:
     def _kept(self, weight: Tensor, dim: int) -> Tensor:
         return torch.cat([weight, -weight], dim) if self.twice else weight
 
-    def set_context(
-        self, added: Sequence[Sequence[Tensor]] | None, shifted: Sequence[Sequence[Tensor]] | None
-    ) -> None:
+    def set_context(self, added: Sequence[Sequence[Tensor]] | None, shifted: Sequence[Sequence[Tensor]] | None) -> None:
         """What the context adds to the blocks, as for `Network.forward`, copied; then starts at the first row."""
         for level, resolution in enumerate(self.resolutions):
             blocks = resolution.ups + resolution.downs
@@ -179,9 +177,7 @@ class ActivationCache:
         """Everything of the next row that does not depend on its own pixels."""
         channels = self.network.channels
         self.seen[:, :channels, 2] = 0.0
-        self.active = max(
-            level for level in range(self.network.resolutions) if self.row_index % (1 << level) == 0
-        )
+        self.active = max(level for level in range(self.network.resolutions) if self.row_index % (1 << level) == 0)
         self._vertical()
         for level in range(self.active + 1):
             self._from_vertical(level)

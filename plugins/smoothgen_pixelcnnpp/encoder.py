@@ -59,6 +59,4 @@ class Encoder(nn.Module):
             for block in self.down[level]:  # type: ignore[attr-defined]
                 h, _ = block(h, (levels[level].activated,))
             levels[level] = h
-        return [
-            inject(h.activated).split(self.target, dim=1) for inject, h in zip(self.inject, levels, strict=True)
-        ]
+        return [inject(h.activated).split(self.target, dim=1) for inject, h in zip(self.inject, levels, strict=True)]

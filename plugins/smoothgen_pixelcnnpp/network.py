@@ -33,7 +33,13 @@ class Stream(nn.Module):
     """The blocks of one stream at one resolution: `up` on the way down in resolution, `down` on the way back."""
 
     def __init__(
-        self, shifted: Callable[..., NormedConv], filters: int, ups: int, downs: int, skips: tuple[int, int], drop: float
+        self,
+        shifted: Callable[..., NormedConv],
+        filters: int,
+        ups: int,
+        downs: int,
+        skips: tuple[int, int],
+        drop: float,
     ) -> None:
         super().__init__()
 
@@ -68,12 +74,8 @@ class Network(nn.Module):
         halvings = range(resolutions - 1)
         self.u_halve = nn.ModuleList(down_shifted(filters, filters, stride=2) for _ in halvings)
         self.h_halve = nn.ModuleList(down_right_shifted(filters, filters, stride=2) for _ in halvings)
-        self.u_double = nn.ModuleList(
-            NormedConv(filters, filters, (2, 3), stride=2, transposed=True) for _ in halvings
-        )
-        self.h_double = nn.ModuleList(
-            NormedConv(filters, filters, (2, 2), stride=2, transposed=True) for _ in halvings
-        )
+        self.u_double = nn.ModuleList(NormedConv(filters, filters, (2, 3), stride=2, transposed=True) for _ in halvings)
+        self.h_double = nn.ModuleList(NormedConv(filters, filters, (2, 2), stride=2, transposed=True) for _ in halvings)
         self.out = pointwise(filters, outputs, gain=OUT_GAIN)
 
     @property
@@ -100,7 +102,12 @@ class Network(nn.Module):
             for index in range(self.blocks):
                 u = _run(self.u[level].up[index], u, (), context.of("u", level, index), keep, f"u.{level}.{index}")
                 h = _run(
-                    self.h[level].up[index], h, (u.activated,), context.of("h", level, index), keep, f"h.{level}.{index}"
+                    self.h[level].up[index],
+                    h,
+                    (u.activated,),
+                    context.of("h", level, index),
+                    keep,
+                    f"h.{level}.{index}",
                 )
                 us.append(u)
                 hs.append(h)

@@ -42,7 +42,9 @@ class VerticalStream:
         """Writes concat_elu of (batch, filters, 1, width) to the current row of a buffer."""
         concat_elu_to(buffer[:, self.place, 1 : self.width + 1], value.squeeze(2).mT)
 
-    def block(self, index: int, source: int, target: int, value: Tensor, skip: int | None, added: Tensor | None) -> Tensor:
+    def block(
+        self, index: int, source: int, target: int, value: Tensor, skip: int | None, added: Tensor | None
+    ) -> Tensor:
         """One gated block on the current row: value (batch, filters, 1, width) -> the same. added: of a context."""
         bias, out_bias = self.biases[index]
         hidden = F.conv2d(self.inputs[source].movedim(-1, 1), self.into[index][self.place], bias)
@@ -112,7 +114,9 @@ class HorizontalStream:
             bias, out_bias = self.biases[index]
             above = F.conv2d(self.window(self.inputs[source]), self.into_above[index], bias)
             self.into[index] = above.squeeze(2).mT
-            self._set_out(index, F.conv2d(self.window(self.hidden[index]), self.out_above[index], out_bias).squeeze(2).mT)
+            self._set_out(
+                index, F.conv2d(self.window(self.hidden[index]), self.out_above[index], out_bias).squeeze(2).mT
+            )
 
     def _set_out(self, index: int, value: Tensor) -> None:
         shift = self.shifts[index]

@@ -86,7 +86,10 @@ def _of_model(model: SmoothedModel, split: Split, draws: int, generator: Generat
 @torch.no_grad()
 def plain_likelihood(density: DensityModel, split: Split, event: EventSpec, generator: Generator | None) -> Likelihood:
     """log p(x) of a plain density, in the units of the data; exact where the density is."""
-    chunks = [density.log_prob(x, context, generator=generator).cpu().double() for x, context in _chunks(split, min(1024, density.rows_at_once))]
+    chunks = [
+        density.log_prob(x, context, generator=generator).cpu().double()
+        for x, context in _chunks(split, min(1024, density.rows_at_once))
+    ]
     log_prob = torch.cat(chunks)
     terms: dict[str, Tensor] = {"log p(x)": log_prob}
     if event.scale:

@@ -60,7 +60,9 @@ def train(name: str, conditioning: str, source: DataSource, seconds: float, seed
     while spent < seconds:
         began = time.process_time()
         for group in optimizer.param_groups:  # cosine in the time spent, so that both end their schedule
-            group["lr"] = settings["rate"] * min(1.0, (steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * spent / seconds))
+            group["lr"] = (
+                settings["rate"] * min(1.0, (steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * spent / seconds))
+            )
         loss = objective(x[torch.randint(len(x), (settings["batch"],), generator=generator)])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 5.0)

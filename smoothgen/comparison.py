@@ -1,0 +1,166 @@
+"""One experiment over several seeds: what each model reaches, with errors over the seeds, as a table and a picture."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from smoothgen.checkpoint import write_atomically, write_json
+from smoothgen.config import ExperimentConfig, load_config
+from smoothgen.device import DevicePolicy
+from smoothgen.errors import ConfigError, NoClosedFormError
+from smoothgen.evaluation.pictures import GRID, sample_panels, save_panels
+from smoothgen.experiment import Source, assemble, check_same, fit, load, load_baseline
+from smoothgen.run_directory import EVALUATION, RunDirectory
+
+LIKELIHOODS = {"two-step": "elbo", "single-step": "stage-one", "baseline": "baseline"}
+"""Which likelihood of `evaluation.json` belongs to which way of sampling."""
+
+
+def compare(
+    source: Source,
+    seeds: Sequence[int],
+    directory: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    measure_again: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Trains and measures an experiment once for every seed, in `directory`/seed-N, and compares its models.
+
+    Finished runs are read (or only measured again), interrupted ones resumed. Leaves comparison.json, comparison.md and
+    comparison.png; errors are standard errors over the seeds, nan for one.
+    Raises what `fit` raises, and ConfigError for repeated seeds or runs of another configuration.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ConfigError(f"seeds must be different numbers, at least one, got {', '.join(map(str, seeds)) or 'none'}")
+    config, directory = load_config(source, overrides), Path(directory)
+    runs = [_run(config, seed, directory / f"seed-{seed}", measure_again, progress) for seed in seeds]
+    result = {
+        "name": config.name,
+        "seeds": list(seeds),
+        "models": _models([_evaluation(run) for run in runs]),
+        "training_seconds": _over_seeds_of_each([_training_seconds(run) for run in runs]),
+        "parameters": _evaluation(runs[0])["parameters"],
+    }
+    write_json(directory / "comparison.json", result)
+    write_atomically(directory / "comparison.md", markdown(result).encode())
+    _draw(runs[0], directory / "comparison.png")
+    return result
+
+
+def _run(config: ExperimentConfig, seed: int, path: Path, again: bool, progress: bool) -> RunDirectory:
+    run = RunDirectory(path)
+    of_seed = config.model_copy(update={"seed": seed})
+    if again or not (path / EVALUATION).exists():
+        fit(of_seed, path, resume=run.exists, progress=progress)
+    else:
+        check_same(assemble(of_seed, of_seed.data.build())[0], run)
+    return run
+
+
+def _evaluation(run: RunDirectory) -> dict[str, Any]:
+    measured: dict[str, Any] = json.loads((run.path / EVALUATION).read_text())
+    return measured
+
+
+def _training_seconds(run: RunDirectory) -> dict[str, float]:
+    """Seconds that the steps of every stage took, validation and saving left out."""
+    seconds: dict[str, float] = {}
+    last: dict[str, int] = {}
+    for record in run.metrics():
+        if "steps_per_second" in record:
+            stage, step = record["stage"], record["step"]
+            seconds[stage] = seconds.get(stage, 0.0) + (step - last.get(stage, 0)) / record["steps_per_second"]
+            last[stage] = step
+    return seconds
+
+
+def _models(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """For every kind of sample, its likelihood and its sample quality over the seeds."""
+    names = list(dict.fromkeys(name for each in evaluations for name in each.get("quality", {}).get("sets", {})))
+    names += [name for name in LIKELIHOODS if name not in names]
+    models: dict[str, Any] = {}
+    for name in names:
+        found: dict[str, Any] = {}
+        for label, key in _likelihoods_of(name, evaluations[0]):
+            values = [each["likelihoods"][key] for each in evaluations]
+            unit = "bits_per_dim" if "bits_per_dim" in values[0] else "nats"
+            found[label] = _over_seeds(value[unit] for value in values) | {"unit": unit}
+        sets = [each.get("quality", {}).get("sets", {}).get(name) for each in evaluations]
+        if all(sets):
+            found |= {metric: _over_seeds(each[metric]["value"] for each in sets) for metric in sets[0]}
+        if found:
+            models[name] = found
+    return models
+
+
+def _likelihoods_of(name: str, evaluation: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """(column, key) of the likelihoods that belong to a kind of sample."""
+    known = evaluation["likelihoods"]
+    if LIKELIHOODS.get(name) in known:
+        yield "likelihood", LIKELIHOODS[name]
+    if name == "two-step":
+        yield from ((key, key) for key in known if key.startswith("iw-"))
+
+
+def _over_seeds(values: Iterable[float]) -> dict[str, Any]:
+    each = list(values)
+    error = statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else math.nan
+    return {"value": statistics.fmean(each), "stderr": error, "seeds": each}
+
+
+def _over_seeds_of_each(parts: list[dict[str, float]]) -> dict[str, Any]:
+    return {name: _over_seeds(part[name] for part in parts) for name in parts[0]}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The comparison as a table in Markdown: a row for each kind of sample, value ± standard error over the seeds."""
+    metrics = list(dict.fromkeys(metric for found in result["models"].values() for metric in found))
+    units = {found["likelihood"]["unit"] for found in result["models"].values() if "likelihood" in found}
+    title = "bits/dim" if units == {"bits_per_dim"} else "log p, nats"
+    heads = [title if metric == "likelihood" else metric for metric in metrics]
+    lines = ["| samples | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, found in result["models"].items():
+        bound = "≤ " if name in ("two-step", "single-step") and title == "bits/dim" else ""
+        cells = [
+            _cell(found.get(metric), bound if metric in ("likelihood",) or "iw-" in metric else "")
+            for metric in metrics
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    seconds = ", ".join(f"{stage} {value['value']:.0f} s" for stage, value in result["training_seconds"].items())
+    counts = ", ".join(f"{part} {count:,}" for part, count in result["parameters"].items() if count)
+    seeds = ", ".join(map(str, result["seeds"]))
+    return "\n".join([*lines, "", f"Seeds {seeds}; parameters: {counts}; training steps: {seconds}.", ""])
+
+
+def _cell(value: dict[str, Any] | None, before: str) -> str:
+    if value is None:
+        return ""
+    error = "" if value["stderr"] is None or math.isnan(value["stderr"]) else f" ± {value['stderr']:.2g}"
+    return f"{before}{value['value']:.4g}{error}"
+
+
+def _draw(run: RunDirectory, path: Path) -> None:
+    """Samples of every kind, from the first seed."""
+    config = run.stored_config()
+    policy = DevicePolicy(config.device)
+    model, baseline = load(run.path).to(policy.device), load_baseline(run.path)
+    test = config.data.build().split("test")
+    count = min(GRID * GRID, len(test))
+    context = None if test.context is None else policy.place(test.context[:count])
+    panels = {"data": model.event.to_data(test.x[:count])} | sample_panels(model, count, context, policy, config.seed)
+    with contextlib.suppress(NoClosedFormError):
+        panels["truncated single step"] = model.denoise(
+            panels["smoothed x̃"], context, method="single-step", score="causal"
+        )
+    if baseline is not None:
+        generator = policy.generator(config.seed, "pictures", "baseline")
+        plain = baseline.to(policy.device).sample(count, context, generator=generator)
+        panels["plain model"] = model.event.to_data(plain)
+    save_panels(path, panels, model.event, config.name)
