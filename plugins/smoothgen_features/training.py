@@ -40,7 +40,7 @@ class TrainingConfig(StrictModel):
 
 
 def recorded(config: TrainingConfig) -> dict[str, Any]:
-    """The configuration as plain values to keep with the weights; of a path its last part, the rest is one machine's."""
+    """The configuration as plain values to keep with the weights; of a path only the last part."""
     return {key: _plain(value) for key, value in config.model_dump().items()}
 
 
