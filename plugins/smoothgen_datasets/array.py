@@ -8,16 +8,16 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor
 
 from smoothgen.data_source import DataSource, DataSourceConfig, Split, SplitName
 from smoothgen.errors import DataError
 from smoothgen.event import EventSpec
 from smoothgen.tables import CsvFormat, Table, choose, column_name, read_table
+from smoothgen_datasets.files import DataPath
+from smoothgen_datasets.pixels import from_bytes
 
-DataPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-"""Absolute from the start, so that a run finds its data again from anywhere."""
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Columns = tuple[NonNegativeInt | str, ...]
 MOST_CHANNELS = 4
@@ -230,7 +230,7 @@ def _discrete(config: ArrayConfig, table: Table, levels: int) -> Tensor:
             f"{table.path}: low {low:g} must be below high {high:g}, the value of the last of {levels} levels"
         )
     if table.values.dtype == np.uint8 and (low, high, levels) == (0.0, 255.0, 256):
-        return torch.tensor(table.values).to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
+        return from_bytes(torch.tensor(table.values))
     level = (table.values.astype(np.float64) - low) * ((levels - 1) / (high - low))
     nearest_level = np.rint(level)
     wrong = (np.abs(level - nearest_level) > 1e-3) | (nearest_level < 0) | (nearest_level > levels - 1)
