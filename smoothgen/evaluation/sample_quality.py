@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from smoothgen.errors import ConfigError, DataError, DependencyError
 from smoothgen.evaluation.nearest import wide
-from smoothgen.evaluation.precision_recall import NEIGHBOURS, centred, inside, manifold_radii
-from smoothgen.evaluation.subsets import GROUPS, groups_of, jackknife
+from smoothgen.evaluation.precision_recall import NEIGHBOURS, centred, inside, manifold_radii, recall_without
+from smoothgen.evaluation.subsets import GROUPS, from_groups, groups_of, jackknife
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import FeatureNetwork
 from smoothgen.likelihood import standard_error
@@ -228,11 +228,7 @@ def _precision_recall(real: Tensor, fake: Tensor, generator: Generator | None) -
     chosen = torch.randperm(len(real), generator=generator, device=device)[:n].to(real.device)
     real, fake = centred(real[chosen], fake[:n])
     covered = inside(fake, real, manifold_radii(real)).double()
-
-    def recall(samples: Tensor) -> float:
-        return inside(real, samples, manifold_radii(samples)).double().mean().item()
-
-    recalled = jackknife(recall, fake, generator)
+    recalled = from_groups(*recall_without(real, fake, groups_of(n, generator)))
     common = {"n_real": n, "n_fake": n, "neighbours": NEIGHBOURS}
     precision = {"value": covered.mean().item(), "stderr": standard_error(covered)}
     return {

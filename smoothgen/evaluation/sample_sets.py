@@ -12,6 +12,7 @@ from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import NoClosedFormError
+from smoothgen.evaluation.sample_quality import quantised
 from smoothgen.progress import Progress
 from smoothgen.smoothed_model import SmoothedModel
 
@@ -33,6 +34,8 @@ def sample_sets(
     "two-step": model.sample, where the inverter has a density. "single-step": E[x | x_tilde] of the same x_tilde,
     where the kernel has it. "baseline": the plain model. "test": test data, as many as there are; what a perfect
     model would reach. Contexts are those of training examples, drawn at random.
+
+    Raises DataError for samples that are not finite.
     """
     generator = policy.generator(config.seed, "evaluate", "samples")
     contexts = _contexts(data.split("train"), count, generator, policy)
@@ -45,7 +48,7 @@ def sample_sets(
             if baseline is not None:
                 drawn["baseline"] = baseline.sample(size, context, generator=generator)
             for name, x in drawn.items():
-                parts.setdefault(name, []).append(model.event.standard().quantize(x))
+                parts.setdefault(name, []).append(quantised(x, model.event, name))
             bar.update(start + size, "")
     sets = {name: torch.cat(blocks) for name, blocks in parts.items()}
     return sets | {"test": policy.place(data.split("test").x[:count])}
