@@ -58,9 +58,11 @@ class ImagesConfig(DataSourceConfig):
         return self
 
     def build(self) -> DataSource:
-        given = _given(self, find_pictures(self.path))
+        found = find_pictures(self.path)
+        given = _given(self, found)
         splits = _drawn(self, given)
-        headers = {path: read_header(path) for paths in splits.values() for path in paths}
+        used = {path for paths in splits.values() for path in paths}
+        headers = {path: read_header(path) for path in found if path in used}
         mode, size = _mode(self, headers), _size(self, headers)
         classes = _classes(self, given) if self.labels else ()
 
@@ -108,7 +110,7 @@ def find_pictures(folder: Path) -> list[Path]:
     counted = ", ".join(f"{count} of {ending}" for ending, count in others.most_common(3))
     if not found:
         raise DataError(
-            f"{folder} holds no pictures ({endings}){f', but files: {counted}' if others else ''}; put some"
+            f"{folder} holds no pictures ({endings}){f', but files: {counted}' if others else ''}; put some there"
         )
     if others:
         warnings.warn(f"{folder}: files that are no pictures are passed over: {counted}", DataWarning, stacklevel=2)
@@ -171,7 +173,7 @@ def _mode(config: ImagesConfig, headers: dict[Path, Header]) -> Mode:
 
 def _size(config: ImagesConfig, headers: dict[Path, Header]) -> Size:
     """The size of every example. Raises DataError with the first picture of another, unless they are resized."""
-    first = min(headers)
+    first = next(iter(headers))
     size = config.size or headers[first].size
     if config.resize == "refuse":
         off = [header for header in headers.values() if header.size != size]

@@ -64,8 +64,18 @@ def read_pixels(path: Path, mode: Mode, size: Size) -> np.ndarray:
             upright = upright.convert("RGB")
         converted = upright.convert(PILLOW_MODES[mode])
         if converted.size != (width, height):
-            converted = ImageOps.fit(converted, (width, height), Image.Resampling.LANCZOS)
+            converted = _centre(converted, size).resize((width, height), Image.Resampling.LANCZOS)
         return np.asarray(converted).reshape(height, width, CHANNELS[mode]).transpose(2, 0, 1)
+
+
+def _centre(image: Image.Image, size: Size) -> Image.Image:
+    """The largest part about the centre with the shape of `size`. Cropped before it is resized: a filter given a box
+    would mix in what lies beyond its edge."""
+    height, width = size
+    scale = min(image.height / height, image.width / width)
+    crop_height, crop_width = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (image.height - crop_height) // 2, (image.width - crop_width) // 2
+    return image.crop((left, top, left + crop_width, top + crop_height))
 
 
 @contextmanager

@@ -420,3 +420,17 @@ def test_splits_in_files_that_do_not_match(tmp_path):
 def test_bad_keys_are_refused(keys, message):
     with pytest.raises(ValueError, match=message):
         ArrayConfig(path=Path("data.npy"), **keys)
+
+
+@pytest.mark.parametrize(("bad", "shown"), [(300, "300"), (-1, "-1"), (0.5, "0.5"), (256, "256")])
+def test_what_claims_to_be_eight_bit_must_be(tmp_path, bad, shown):
+    values = RANDOM.integers(0, 256, (20, 4, 4)).astype(np.float64)
+    np.save(tmp_path / "data.npy", values)
+    source = build(tmp_path / "data.npy", levels=256)
+    assert source.event.levels == 256
+    np.save(tmp_path / "bytes.npy", values.astype(np.uint8))
+    assert torch.equal(source.split("train").x, build(tmp_path / "bytes.npy").split("train").x)
+    values[7, 2, 1] = bad
+    np.save(tmp_path / "data.npy", values)
+    where = f"row 7 (the first is 0), column 2, 1: {shown} is none of the integers 0 to 255"
+    refused(tmp_path / "data.npy", str(tmp_path / "data.npy"), where, levels=256)
