@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-
 _listener: ContextVar[Callable[[float], None] | None] = ContextVar("smoothgen_progress", default=None)
 
 

@@ -18,12 +18,12 @@ def train(
 
     from smoothgen import __version__
     from smoothgen_features.classifier import save_classifier
-    from smoothgen_features.training import load_training_config, train_classifier
+    from smoothgen_features.training import load_training_config, recorded, train_classifier
 
     torch.set_num_threads(1)  # the weights depend on the number of threads
     recipe = load_training_config(config)
     network, accuracy, examples = train_classifier(recipe)
-    training = recipe.model_dump(mode="json") | {
+    training = recorded(recipe) | {
         "test_accuracy": accuracy,
         "test_examples": examples,
         "smoothgen": __version__,

@@ -19,7 +19,7 @@ from smoothgen.feature_network import FeatureNetwork, FeatureNetworkConfig, weig
 
 WEIGHTS = Path(__file__).parent / "weights"
 KIND = "feature classifier"
-GRID = 2
+GRID = 3
 """The last convolution's output is averaged to GRID x GRID, whatever the size of the images."""
 
 
@@ -28,7 +28,7 @@ class Architecture(StrictModel):
 
     event: EventSpec
     classes: PositiveInt
-    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (32, 64, 64)
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64)
     num_features: PositiveInt = 64
 
 

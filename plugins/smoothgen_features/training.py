@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class TrainingConfig(StrictModel):
 
     name: str
     data: AnyDataSource
-    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (32, 64, 64)
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64)
     num_features: PositiveInt = 64
     steps: PositiveInt = 1000
     batch_size: PositiveInt = 128
@@ -37,6 +37,19 @@ class TrainingConfig(StrictModel):
     dropout: Share = 0.2
     max_shift: NonNegativeInt = 1
     seed: NonNegativeInt = 0
+
+
+def recorded(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration as plain values to keep with the weights; of a path only the last part."""
+    return {key: _plain(value) for key, value in config.model_dump().items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.name if isinstance(value, Path) else value
 
 
 def load_training_config(source: str) -> TrainingConfig:

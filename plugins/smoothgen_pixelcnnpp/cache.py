@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smoothgen_pixelcnnpp.network import Network, Tape
-from smoothgen_pixelcnnpp.blocks import GatedBlock
-from smoothgen_pixelcnnpp.resolution import HorizontalStream, VerticalStream, concat_elu_to, elu
+from smoothgen_pixelcnnpp.resolution import HorizontalStream, VerticalStream, concat_elu_to, elu, glu
 
 TWICE_UP_TO = 8
 """Batches up to this size keep values as (v, -v): a pixel then costs fewer operations, which is what counts."""
@@ -41,7 +40,7 @@ class Resolution:
         self.width = width
         self.first_down = self.ups if self.deepest else self.ups + 1
         slots = self.first_down + self.downs + 1
-        u_blocks, h_blocks = (_blocks(network, stream, level) for stream in ("u", "h"))
+        u_blocks, h_blocks = (network.streams(stream)[level].blocks for stream in (network.u, network.h))
         self.u = VerticalStream(u_blocks, batch, width, slots)
         self.h = HorizontalStream(h_blocks, batch, width, slots, twice)
         n, like = network.filters, network.out.gain
@@ -114,11 +113,6 @@ class Resolution:
         return found + [(t, 2) for t in self.context or ()]
 
 
-def _blocks(network: Network, stream: str, level: int) -> list[GatedBlock]:
-    part = (network.u if stream == "u" else network.h)[level]
-    return [*part.up, *part.down]  # type: ignore[misc,list-item]
-
-
 class ActivationCache:
     """The state of sampling a batch of images of one width, between two pixels.
 
@@ -143,14 +137,17 @@ class ActivationCache:
             (layer.weight.contiguous(), layer.bias) for layer in (network.u_first, network.h_above, network.h_left)
         )
         self.left = self._kept(self.h_left[0][:, :channels, 1, 0], 0).T.contiguous()
-        self.u_halve = [(layer.weight.contiguous(), layer.bias) for layer in network.u_halve]
-        self.u_double = [(layer.weight.contiguous(), layer.bias) for layer in network.u_double]
-        halve = [self._kept(layer.weight, 0) for layer in network.h_halve]
+        self.u_halve = [(layer.weight.contiguous(), layer.bias) for layer in network.convolutions(network.u_halve)]
+        self.u_double = [(layer.weight.contiguous(), layer.bias) for layer in network.convolutions(network.u_double)]
+        halve = [self._kept(layer.weight, 0) for layer in network.convolutions(network.h_halve)]
         self.h_halve_above = [[w[:, :, 0, t].T.contiguous() for t in (0, 1)] for w in halve]
         self.h_halve_here = [w[:, :, 1].permute(2, 1, 0).flatten(0, 1).contiguous() for w in halve]
-        self.h_halve_bias = [self._kept(layer.bias, 0) for layer in network.h_halve]
-        self.h_double = [self._kept(w.weight, 1).permute(0, 2, 3, 1).flatten(1).contiguous() for w in network.h_double]
-        self.h_double_bias = [self._kept(layer.bias, 0).repeat(4) for layer in network.h_double]
+        self.h_halve_bias = [self._kept(layer.bias, 0) for layer in network.convolutions(network.h_halve)]
+        self.h_double = [
+            self._kept(w.weight, 1).permute(0, 2, 3, 1).flatten(1).contiguous()
+            for w in network.convolutions(network.h_double)
+        ]
+        self.h_double_bias = [self._kept(layer.bias, 0).repeat(4) for layer in network.convolutions(network.h_double)]
         self.out, self.out_bias = network.out.weight[:, :, 0, 0].T.contiguous(), network.out.bias
         self.gate = like.new_zeros(batch, self._kept(self.out_bias.new_zeros(n), 0).numel())
         self.row_index = 0
@@ -202,6 +199,7 @@ class ActivationCache:
             for block in range(r.ups):
                 value = self._vertical_block(level, block, value)
             r.u_raw.copy_(value)
+        doubled = value
         for level in reversed(range(self.active + 1)):
             r = self.resolutions[level]
             if not r.deepest:
@@ -221,13 +219,14 @@ class ActivationCache:
         return r.u.block(block, *r.slots(block), value, r.up_skip(block), added)
 
     def _row_block(self, r: Resolution, block: int, value: Tensor) -> Tensor:
-        """One horizontal block on a whole row: (batch, width, kept) -> the same; what came from above stays as it is."""
+        """One horizontal block on a whole row: (batch, width, kept) -> the same; what came from above stays."""
         s = r.h
         source, target = r.slots(block)
         hidden = s.into[block] + F.conv2d(s.window(s.inputs[source]), s.into_row[block]).squeeze(2).mT
         skip = r.up_skip(block)
-        if skip is not None:
-            hidden = hidden + s.inputs[skip][:, 1 : s.width + 1] @ s.own_skip_here[block]
+        weight = s.own_skip_here[block]
+        if skip is not None and weight is not None:
+            hidden = hidden + s.inputs[skip][:, 1 : s.width + 1] @ weight
         s.put(s.hidden[block][:, 1 : s.width + 1], hidden)
         gates = s.out[block] + F.conv2d(s.window(s.hidden[block]), s.out_row[block]).squeeze(2).mT
         value = value + F.glu(gates, -1)
@@ -333,14 +332,14 @@ class ActivationCache:
     def _block(self, s: HorizontalStream, b: BlockAtPixel, value: Tensor) -> None:
         """One gated block at one pixel; `value` is updated in place."""
         b.hidden.addmm_(b.window, b.into)
-        if b.skip is not None:
+        if b.skip is not None and b.skip_weight is not None:
             b.hidden.addmm_(b.skip, b.skip_weight)
         if self.twice:
             elu(b.hidden, b.hidden_place)
         else:
             s.put(b.hidden_place, b.hidden)
         b.gates.addmm_(b.hidden_window, b.out)
-        torch._C._nn.glu(b.gates, 1, out=self.gate)
+        glu(b.gates, self.gate)
         value.add_(self.gate)
         if self.twice:
             elu(value, b.place)

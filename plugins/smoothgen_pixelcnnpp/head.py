@@ -126,7 +126,9 @@ class PixelDistribution:
         """
         xp, (u, shifts, units, raw_array) = arrays(logit_u, shift, unit, raw)
         mixture = PixelMixture.of(raw_array, self.channels, self.components, xp)
-        logits, values, standardised = mixture.logits, [], []
+        logits = mixture.logits
+        values: list[Any] = []
+        standardised: list[Any] = []
         for channel in range(self.channels):
             loc, log_scale = mixture.loc_given(channel, standardised), mixture.log_scale[..., channel, :]
             place, size = shifts[channel], units[channel]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,11 @@ class Stream(nn.Module):
         self.up = nn.ModuleList(block(skips[0]) for _ in range(ups))
         self.down = nn.ModuleList(block(skips[1]) for _ in range(downs))
 
+    @property
+    def blocks(self) -> list[GatedBlock]:
+        """All blocks, up first."""
+        return [cast(GatedBlock, block) for block in (*self.up, *self.down)]
+
 
 class Network(nn.Module):
     """x (batch, C, H, W) -> parameters (batch, outputs, H, W); those of a pixel see the pixels before it alone.
@@ -81,7 +87,15 @@ class Network(nn.Module):
     @property
     def counts(self) -> list[tuple[int, int]]:
         """For every resolution, how many blocks each stream has on the way down and on the way back."""
-        return [(len(stream.up), len(stream.down)) for stream in self.u]  # type: ignore[arg-type]
+        return [(len(stream.up), len(stream.down)) for stream in self.streams(self.u)]
+
+    def streams(self, of: nn.ModuleList) -> list[Stream]:
+        """The streams `u` or `h`, one for each resolution."""
+        return [cast(Stream, stream) for stream in of]
+
+    def convolutions(self, of: nn.ModuleList) -> list[NormedConv]:
+        """The convolutions between resolutions, `u_halve` and the like."""
+        return [cast(NormedConv, convolution) for convolution in of]
 
     def forward(
         self,
@@ -99,16 +113,9 @@ class Network(nn.Module):
         for level in range(self.resolutions):
             keep(f"u.{level}.entry", u.activated)
             keep(f"h.{level}.entry", h.activated)
-            for index in range(self.blocks):
-                u = _run(self.u[level].up[index], u, (), context.of("u", level, index), keep, f"u.{level}.{index}")
-                h = _run(
-                    self.h[level].up[index],
-                    h,
-                    (u.activated,),
-                    context.of("h", level, index),
-                    keep,
-                    f"h.{level}.{index}",
-                )
+            for place in range(self.blocks):
+                u = self._run("u", level, place, u, (), context, keep)
+                h = self._run("h", level, place, h, (u.activated,), context, keep)
                 us.append(u)
                 hs.append(h)
             keep(f"u.{level}.raw", u.value)
@@ -120,6 +127,23 @@ class Network(nn.Module):
                 us.append(u)
                 hs.append(h)
         return self.out(self._back(us, hs, context, keep).activated[:, : self.filters])
+
+    def _run(
+        self,
+        stream: str,
+        level: int,
+        place: int,
+        x: Activation,
+        skips: tuple[Tensor, ...],
+        context: _BlockContext,
+        keep: Callable[[str, Tensor], None],
+    ) -> Activation:
+        """One block of a stream, by its place among the stream's blocks at this resolution."""
+        blocks = self.streams(self.u if stream == "u" else self.h)[level].blocks
+        result, hidden = blocks[place](x, skips, *context.of(stream, level, place))
+        keep(f"{stream}.{level}.{place}.hidden", hidden)
+        keep(f"{stream}.{level}.{place}.out", result.activated)
+        return result
 
     def _first(self, x: Tensor, keep: Callable[[str, Tensor], None]) -> tuple[Activation, Activation]:
         """The first layer, shifted down and right, with a channel of ones that tells pixels from padding."""
@@ -137,18 +161,9 @@ class Network(nn.Module):
         """The way back up in resolution, through the skip connections."""
         u, h = us.pop(), hs.pop()
         for level in reversed(range(self.resolutions)):
-            for index in range(len(self.u[level].down)):  # type: ignore[arg-type]
-                place = self.blocks + index
-                u = _run(
-                    self.u[level].down[index],
-                    u,
-                    (us.pop().activated,),
-                    context.of("u", level, place),
-                    keep,
-                    f"u.{level}.{place}",
-                )
-                skips = (u.activated, hs.pop().activated)
-                h = _run(self.h[level].down[index], h, skips, context.of("h", level, place), keep, f"h.{level}.{place}")
+            for place in range(self.blocks, sum(self.counts[level])):
+                u = self._run("u", level, place, u, (us.pop().activated,), context, keep)
+                h = self._run("h", level, place, h, (u.activated, hs.pop().activated), context, keep)
             if level:
                 height, width = us[-1].value.shape[2:]
                 u = activate(crop(self.u_double[level - 1](u.value), height, width, 1))
@@ -156,20 +171,6 @@ class Network(nn.Module):
                 keep(f"u.{level - 1}.doubled", u.value)
                 keep(f"h.{level - 1}.doubled", h.value)
         return h
-
-
-def _run(
-    block: GatedBlock,
-    x: Activation,
-    skips: tuple[Tensor, ...],
-    context: tuple[Tensor | None, Tensor | None],
-    keep: Callable[[str, Tensor], None],
-    name: str,
-) -> Activation:
-    result, hidden = block(x, skips, *context)
-    keep(f"{name}.hidden", hidden)
-    keep(f"{name}.out", result.activated)
-    return result
 
 
 class _BlockContext:

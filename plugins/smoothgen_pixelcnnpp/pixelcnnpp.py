@@ -12,9 +12,9 @@ from smoothgen import logistic_mixture
 from smoothgen.density_model import DensityModel, DensityModelConfig
 from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.particles import Particles
 from smoothgen_pixelcnnpp.convolutions import NormedConv
 from smoothgen_pixelcnnpp.encoder import Encoder
-from smoothgen.particles import Particles
 from smoothgen_pixelcnnpp.head import Pinned, PixelDistribution, PixelMixture
 from smoothgen_pixelcnnpp.network import Network
 from smoothgen_pixelcnnpp.samplers import Algorithm, Given, Request, images_at_once, sample_images, weighed_images

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from smoothgen_pixelcnnpp.blocks import GatedBlock
+from smoothgen_pixelcnnpp.convolutions import NormedConv
+
+_native: Any = torch._C._nn  # torch.nn.functional's own elu and glu, which there take no `out`
 
 
 class VerticalStream:
@@ -24,7 +28,7 @@ class VerticalStream:
         self.inputs = like.new_zeros(slots, batch, 2, width + 2, 2 * self.filters)
         self.hidden = like.new_zeros(len(blocks), batch, 2, width + 2, 2 * self.filters)
         self.into, self.out = ([_both_orders(getattr(b, n).weight) for b in blocks] for n in ("conv_in", "conv_out"))
-        self.skips = [[_fast(skip.weight) for skip in block.skips] for block in blocks]  # type: ignore[arg-type]
+        self.skips = [[_fast(skip.weight) for skip in skips_of(block)] for block in blocks]
         self.biases = [(sum_of_biases(block), block.conv_out.bias) for block in blocks]
         self.shifts: Sequence[Tensor | None] = [None] * len(blocks)
         self.place = 0
@@ -33,10 +37,9 @@ class VerticalStream:
         """Adds what a context says everywhere: for every block (batch, 2 filters, 1, 1)."""
         self.shifts = [term.clone() for term in terms]
 
-    def row(self, slot: int, above: bool = False) -> Tensor:
-        """The activation in a slot, of the row being computed or the one above: (batch, 2 filters, 1, width), a view."""
-        place = 1 - self.place if above else self.place
-        return self.inputs[slot][:, place : place + 1, 1 : self.width + 1].movedim(-1, 1)
+    def row(self, slot: int) -> Tensor:
+        """The activation in a slot, of the row being computed: (batch, 2 filters, 1, width), a view."""
+        return self.inputs[slot][:, self.place : self.place + 1, 1 : self.width + 1].movedim(-1, 1)
 
     def put(self, buffer: Tensor, value: Tensor) -> None:
         """Writes concat_elu of (batch, filters, 1, width) to the current row of a buffer."""
@@ -89,7 +92,7 @@ class HorizontalStream:
         self.into_here, self.out_here = (
             [w[:, :, 1].permute(2, 1, 0).flatten(0, 1).contiguous() for w in weights] for weights in (into, out)
         )
-        skips = [[_signed(skip.weight, 0, twice) for skip in block.skips] for block in blocks]  # type: ignore[arg-type]
+        skips = [[_signed(skip.weight, 0, twice) for skip in skips_of(block)] for block in blocks]
         self.skip_of_u = [_fast(weights[0]) for weights in skips]
         self.own_skip = [_fast(weights[1]) if len(weights) > 1 else None for weights in skips]
         self.own_skip_here = [w[1][:, :, 0, 0].T.contiguous() if len(w) > 1 else None for w in skips]
@@ -145,15 +148,22 @@ def concat_elu_to(place: Tensor, value: Tensor) -> None:
 
 def elu(value: Tensor, out: Tensor) -> None:
     """elu of `value`, written to `out`."""
-    torch._C._nn.elu(value, 1.0, 1.0, 1.0, out=out)
+    _native.elu(value, 1.0, 1.0, 1.0, out=out)
+
+
+def glu(value: Tensor, out: Tensor) -> None:
+    """The gated linear unit of (batch, 2 k), written to `out` (batch, k)."""
+    _native.glu(value, 1, out=out)
 
 
 def sum_of_biases(block: GatedBlock) -> Tensor:
     """What a block's hidden layer gets from biases alone."""
-    total = block.conv_in.bias
-    for skip in block.skips:
-        total = total + skip.bias  # type: ignore[operator]
-    return total
+    return torch.stack([block.conv_in.bias, *(skip.bias for skip in skips_of(block))]).sum(0)
+
+
+def skips_of(block: GatedBlock) -> list[NormedConv]:
+    """The 1 x 1 convolutions of what skips into a block."""
+    return [cast(NormedConv, skip) for skip in block.skips]
 
 
 def _signed(weight: Tensor, dim: int, twice: bool) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,34 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> tuple[f
     real, fake = centred(real, fake)
     precision = inside(fake, real, manifold_radii(real, k)).double().mean().item()
     return precision, inside(real, fake, manifold_radii(fake, k)).double().mean().item()
+
+
+@torch.no_grad()
+def recall_without(
+    real: Tensor, fake: Tensor, groups: Sequence[Tensor], k: int = NEIGHBOURS, rows: int = ROWS
+) -> tuple[float, list[float]]:
+    """The recall of all fakes, and without each group of a partition of them (indices); every distance is taken once.
+
+    real (n, F), fake (m, F). The nearest of all but one group are among the nearest in each of the other groups.
+    """
+    radii = torch.cat([_radii_without(l2_distances(block, fake), groups, k) for block in fake.split(rows)])
+    for column, group in enumerate(groups, start=1):
+        radii[group, column] = -1.0  # the members of a group left out cover nothing
+    hits = torch.zeros(radii.shape[1], dtype=torch.float64)
+    for block in real.split(rows):
+        distances = l2_distances(block, fake)
+        hits += torch.stack([(distances <= column).any(1).sum() for column in radii.unbind(1)]).cpu()
+    whole, *without = (hits / len(real)).tolist()
+    return whole, without
+
+
+def _radii_without(distances: Tensor, groups: Sequence[Tensor], k: int) -> Tensor:
+    """(b, m) distances to all, one's own among them -> (b, 1 + groups): to the k-th other, of all and without each."""
+    near = [
+        distances[:, group.to(distances.device)].topk(min(k + 1, len(group)), largest=False).values for group in groups
+    ]
+    sets = [near, *(near[:i] + near[i + 1 :] for i in range(len(near)))]
+    return torch.stack([torch.cat(each, 1).kthvalue(k + 1, dim=1).values for each in sets], 1)
 
 
 def centred(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:

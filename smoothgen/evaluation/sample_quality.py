@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from smoothgen.errors import ConfigError, DataError, DependencyError
 from smoothgen.evaluation.nearest import wide
-from smoothgen.evaluation.precision_recall import NEIGHBOURS, centred, inside, manifold_radii
-from smoothgen.evaluation.subsets import GROUPS, groups_of, jackknife
+from smoothgen.evaluation.precision_recall import NEIGHBOURS, centred, inside, manifold_radii, recall_without
+from smoothgen.evaluation.subsets import GROUPS, from_groups, groups_of, jackknife
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import FeatureNetwork
 from smoothgen.likelihood import standard_error
@@ -221,18 +221,20 @@ def inception_score(logits: Tensor) -> float:
         return float(metric.compute()[0])
 
 
-def _precision_recall(real: Tensor, fake: Tensor, generator: Generator | None) -> dict[str, dict[str, Any]]:
-    """Of as many reals as samples (a random choice of them): the values depend on both numbers."""
-    n = min(len(real), len(fake))
+def _choice(rows: Tensor, n: int, generator: Generator | None) -> Tensor:
+    """n of the rows, at random without repetition; all of them as they are where there are no more."""
+    if n == len(rows):
+        return rows
     device = generator.device if generator is not None else None
-    chosen = torch.randperm(len(real), generator=generator, device=device)[:n].to(real.device)
-    real, fake = centred(real[chosen], fake[:n])
+    return rows[torch.randperm(len(rows), generator=generator, device=device)[:n].to(rows.device)]
+
+
+def _precision_recall(real: Tensor, fake: Tensor, generator: Generator | None) -> dict[str, dict[str, Any]]:
+    """Of as many reals as samples, chosen at random where there are more: the values depend on both numbers."""
+    n = min(len(real), len(fake))
+    real, fake = centred(_choice(real, n, generator), _choice(fake, n, generator))
     covered = inside(fake, real, manifold_radii(real)).double()
-
-    def recall(samples: Tensor) -> float:
-        return inside(real, samples, manifold_radii(samples)).double().mean().item()
-
-    recalled = jackknife(recall, fake, generator)
+    recalled = from_groups(*recall_without(real, fake, groups_of(n, generator)))
     common = {"n_real": n, "n_fake": n, "neighbours": NEIGHBOURS}
     precision = {"value": covered.mean().item(), "stderr": standard_error(covered)}
     return {

@@ -12,6 +12,7 @@ from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, NoClosedFormError
+from smoothgen.evaluation.sample_quality import quantised
 from smoothgen.progress import Progress
 from smoothgen.smoothed_model import SmoothedModel
 
@@ -32,8 +33,11 @@ def sample_sets(
 
     "two-step": model.sample, where the inverter has a density. "single-step": E[x | x_tilde] of the same x_tilde,
     where the kernel has it, and "single-step, truncated" by the causal score of the paper's released code. "baseline":
-    the plain model, and "baseline, score step s" for every s of evaluate.score_steps (appendix C.6). "test": test data, as many as there are; what a perfect
-    model would reach. Contexts are those of training examples, drawn at random.
+    the plain model, and "baseline, score step s" for every s of evaluate.score_steps (appendix C.6). "test": a random
+    choice of test data (MNIST's first half is the easier one), as many as there are; what a perfect model would reach.
+    Contexts are those of training examples, drawn at random.
+
+    Raises DataError for samples that are not finite.
     """
     generator = policy.generator(config.seed, "evaluate", "samples")
     contexts = _contexts(data.split("train"), count, generator, policy)
@@ -47,10 +51,11 @@ def sample_sets(
                 drawn["baseline"] = baseline.sample(size, context, generator=generator)
                 drawn |= _score_steps(baseline, drawn["baseline"], context, config.evaluate.score_steps)
             for name, x in drawn.items():
-                parts.setdefault(name, []).append(model.event.standard().quantize(x))
+                parts.setdefault(name, []).append(quantised(x, model.event, name))
             bar.update(start + size, "")
     sets = {name: torch.cat(blocks) for name, blocks in parts.items()}
-    return sets | {"test": policy.place(data.split("test").x[:count])}
+    test = data.split("test").x
+    return sets | {"test": policy.place(test[_shuffled(len(test), generator)[:count]])}
 
 
 def _of_model(model: SmoothedModel, size: int, context: Tensor | None, generator: Generator) -> dict[str, Tensor]:
@@ -94,5 +99,10 @@ def _to_model(model: SmoothedModel, x: Tensor) -> Tensor:
 def _contexts(train: Split, count: int, generator: Generator, policy: DevicePolicy) -> Tensor | None:
     if train.context is None:
         return None
-    order = torch.randperm(len(train), generator=generator, device=generator.device).cpu()
+    order = _shuffled(len(train), generator)
     return policy.place(train.context[order[torch.arange(count) % len(train)]])
+
+
+def _shuffled(n: int, generator: Generator) -> Tensor:
+    """0 .. n - 1 in random order, on the CPU."""
+    return torch.randperm(n, generator=generator, device=generator.device).cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,12 @@ class Jackknife:
 
 
 def groups_of(n: int, generator: Generator | None, groups: int = GROUPS) -> list[Tensor]:
-    """A random partition of 0 .. n - 1 into groups of nearly equal size, as indices on the CPU."""
+    """A random partition of 0 .. n - 1 into groups of nearly equal size, as indices on the CPU.
+
+    Raises DataError for fewer than two a group.
+    """
+    if n < 2 * groups:
+        raise DataError(f"a standard error from {groups} groups needs at least {2 * groups} examples, got {n}")
     device = generator.device if generator is not None else None
     return list(torch.randperm(n, generator=generator, device=device).cpu().tensor_split(groups))
 
@@ -37,16 +42,18 @@ def jackknife(
 
     stderr^2 = (g - 1) / g sum_j (t_j - mean t)^2 and bias = (g - 1) (mean t - t). Unlike a bootstrap it repeats no
     row, which a nearest-neighbour statistic would mistake for density. Source: Efron & Stein 1981; Quenouille 1956.
-    Raises DataError for fewer than two rows a group.
     """
-    if len(rows) < 2 * groups:
-        raise DataError(f"a standard error from {groups} groups needs at least {2 * groups} examples, got {len(rows)}")
-    value = statistic(rows)
     without = []
     for group in groups_of(len(rows), generator, groups):
         keep = torch.ones(len(rows), dtype=torch.bool)
         keep[group] = False
         without.append(statistic(rows[keep.to(rows.device)]))
+    return from_groups(statistic(rows), without)
+
+
+def from_groups(value: float, without: Sequence[float]) -> Jackknife:
+    """The same from the statistic of all rows and those without each group, however they were computed."""
+    groups = len(without)
     mean = math.fsum(without) / groups
     spread = math.fsum((each - mean) ** 2 for each in without)
     return Jackknife(value, math.sqrt((groups - 1) / groups * spread), (groups - 1) * (mean - value))

@@ -3,8 +3,8 @@
 python tests/benchmarks/conditioning.py digits --seconds 120 --seeds 0 1 2
 python tests/benchmarks/conditioning.py mnist --data ../shared/data/mnist --seconds 600 --seeds 0
 
-Both have as many parameters (filters are chosen so), the same data, noise, seeds and optimiser settings, one thread, and
-stop after the same CPU seconds of training; the test split is measured with the averaged weights and the same draws.
+Both have as many parameters (filters are chosen so), the same data, noise, seeds and optimiser settings, one thread,
+and stop after the same CPU seconds of training; the test split is measured with averaged weights and the same draws.
 """
 
 from __future__ import annotations

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import call
 from omegaconf import OmegaConf
 
 import smoothgen
-from smoothgen.errors import ConfigError
+from smoothgen.device import DevicePolicy
+from smoothgen.errors import ConfigError, DataError
+from smoothgen.evaluation.sample_sets import sample_sets
+from smoothgen.progress import Progress
 
 MADE = {"type": "made", "hidden": [16], "components": 2}
 FEATURES = {"type": "classifier", "weights": "digits"}
@@ -135,6 +139,17 @@ def test_the_wrong_event_is_refused_before_training(tmp_path, capsys, monkeypatc
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(CONFIG | {"data": "rings"})))
     answer = call(capsys, monkeypatch, "train", path, "--run-dir", tmp_path / "run")
     assert answer.code == 2 and "were trained on examples of shape (1, 8, 8)" in answer.err
+
+
+def test_samples_that_are_not_finite_are_refused():
+    class Broken:
+        def sample(self, n, context, *, generator):
+            return torch.full((n, 1, 8, 8), torch.nan)
+
+    config = smoothgen.load_config(CONFIG)
+    model, data = smoothgen.build(CONFIG).eval(), config.data.build()
+    with pytest.raises(DataError, match="baseline: 640 of 640 values are not finite"):
+        sample_sets(config, model, Broken(), data, DevicePolicy(config.device), Progress(enabled=False), 10)
 
 
 @pytest.mark.gpu

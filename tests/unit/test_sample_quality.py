@@ -13,7 +13,7 @@ import torch
 
 import smoothgen
 from smoothgen.errors import ConfigError, DataError, DependencyError
-from smoothgen.evaluation.precision_recall import inside, manifold_radii, precision_recall
+from smoothgen.evaluation.precision_recall import inside, manifold_radii, precision_recall, recall_without
 from smoothgen.evaluation.sample_quality import (
     FrechetDistance,
     inception_score,
@@ -134,6 +134,22 @@ def test_blocks_change_nothing():
     radii = manifold_radii(real, 3)
     torch.testing.assert_close(manifold_radii(real, 3, rows=7), radii)
     assert torch.equal(inside(fake, real, radii, rows=9), inside(fake, real, radii))
+
+
+@pytest.mark.parametrize("features", [2, 300])
+def test_recall_without_groups_is_the_recall_of_the_rest(features):
+    real, fake = (
+        gaussian(80, features),
+        gaussian(65, features, seed=1, mean=0.4 / features, std=0.8 if features < 9 else 1.0),
+    )
+    fake[7] = fake[20]
+    groups = groups_of(65, seeded(2))
+    whole, without = recall_without(real, fake, groups, rows=11)
+    assert whole == pytest.approx(precision_recall(real, fake)[1])
+    for group, value in zip(groups, without, strict=True):
+        rest = np.delete(fake.numpy(), group.numpy(), axis=0)
+        assert value == pytest.approx(brute_inside(real.numpy(), rest, 3).mean())
+    assert len(set(without)) > 1
 
 
 def test_precision_and_recall_of_known_cases():
