@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from exact import log_normal
-from registered import DensityCase, lopsided
+from registered import DensityCase, contexts_of, density_params, lopsided
 from torch import Generator, Tensor
 
 import smoothgen
@@ -444,6 +444,102 @@ def test_with_nothing_known_a_completion_is_a_sample(event):
     none = torch.zeros(event.shape, dtype=torch.bool)
     completed = model.complete(x, none, generator=Generator().manual_seed(8))
     assert torch.equal(completed, model.sample(50, generator=Generator().manual_seed(8)))
+
+
+# --- every registered density that can be completed -------------------------------------------------------------------
+
+REGISTERED = density_params(
+    EventSpec(shape=(3,)),
+    EventSpec(shape=(1, 2, 2)),
+    EventSpec(shape=(2,), low=-2.0, high=2.0, levels=6),
+    contexts=("no context", "noisy copy + features"),
+)
+
+
+def rows_of(case: DensityCase, event: EventSpec, context: ContextSpec | None, n: int):
+    """The density, n examples and their contexts. Skips a density that is not autoregressive, once it has said so."""
+    model = case.build(event, context)
+    x = lopsided(event, n, generator=Generator().manual_seed(1))
+    given = contexts_of(context, x, Generator().manual_seed(2))
+    try:
+        model.complete(x, torch.ones(event.shape, dtype=torch.bool), given)
+    except NoClosedFormError as reason:
+        assert not model.autoregressive
+        pytest.skip(str(reason))
+    return model, x, given
+
+
+@REGISTERED
+def test_with_all_known_the_evidence_is_the_likelihood(case, event, context):
+    model, x, given = rows_of(case, event, context, 5)
+    if not model.exact:
+        pytest.skip("log_prob is a random bound")
+    for count in (1, 3):
+        cloud = Particles(5, count, x)
+        repeated = None if given is None else given.repeat_interleave(count, 0)
+        everything = torch.ones(event.shape, dtype=torch.bool)
+        rows = x.repeat_interleave(count, 0)
+        reference = torch.linspace(-1.0, 1.0, rows.numel()).reshape(rows.shape)
+        completed = model.complete(rows, everything, repeated, particles=cloud, log_reference=None)
+        assert torch.equal(completed, rows)
+        with torch.no_grad():
+            log_prob = model.log_prob(x, given)
+        assert torch.allclose(cloud.log_evidence, log_prob, rtol=1e-9, atol=1e-9)
+        if count == 1:
+            referred = Particles(5, 1, x)
+            model.complete(rows, everything, repeated, particles=referred, log_reference=reference)
+            assert torch.allclose(referred.log_evidence, log_prob - reference.flatten(1).sum(1), rtol=1e-9, atol=1e-9)
+
+
+@REGISTERED
+def test_known_coordinates_stay_and_others_are_drawn(case, event, context):
+    model, x, given = rows_of(case, event, context, 40)
+    known = torch.rand(x.shape, generator=Generator().manual_seed(3)) < 0.5
+    known[::4] = known[0]
+    with torch.no_grad():
+        for particles in (None, Particles(40, 1, x)):
+            first, again = (
+                model.complete(
+                    torch.where(known, x, filling),
+                    known,
+                    given,
+                    particles=particles,
+                    generator=Generator().manual_seed(4),
+                )
+                for filling in (x, torch.full_like(x, math.nan))
+            )
+            assert torch.equal(first, again)
+            assert torch.equal(first[known], x[known])
+            assert first.isfinite().all() and torch.allclose(first, event.quantize(first))
+            if event.levels is None:
+                assert (first != x)[~known].all()
+
+
+@REGISTERED
+@pytest.mark.parametrize("which", [0, -1])
+def test_evidences_agree_however_often_rows_are_resampled(case, event, context, which):
+    """Each context its own group: E of the evidence is the same for one particle and for four, always resampled."""
+    model, x, given = rows_of(case, event, context, 1)
+    known = torch.zeros(event.shape, dtype=torch.bool).flatten()
+    known[[which, 1]] = True
+    if event.dimensions == 2:
+        known[1 if which == 0 else 0] = False
+    found = []
+    for groups, count, threshold in ((12_000, 1, 0.0), (3_000, 4, ALWAYS)):
+        n = groups * count
+        cloud = Particles(groups, count, x, threshold=threshold, generator=Generator().manual_seed(0))
+        rows = None if given is None else given.expand(n, *given.shape[1:])
+        model.complete(
+            x.expand(n, *x.shape[1:]),
+            known.reshape(event.shape),
+            rows,
+            particles=cloud,
+            generator=Generator().manual_seed(1 + count),
+        )
+        evidence = cloud.log_evidence.exp()
+        found.append((evidence.mean().item(), evidence.std().item() / math.sqrt(groups)))
+    (one, error_1), (four, error_4) = found
+    assert abs(one - four) <= 4.5 * math.hypot(error_1, error_4) + 1e-9 * one
 
 
 # --- the whole model, built from its configuration --------------------------------------------------------------------
