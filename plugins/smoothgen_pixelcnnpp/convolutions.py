@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST_SPREAD = 1e-2
-"""Data-dependent initialisation treats a channel that hardly varies as if it varied this much."""
+"""Data-dependent initialisation leaves the scale of a channel that varies less: it says nothing to scale by."""
 
 
 class NormedConv(nn.Module):
@@ -63,7 +63,8 @@ class NormedConv(nn.Module):
         """Gain and bias that make every output channel of this batch have mean 0 and spread `starting_gain`."""
         self.gain.fill_(1.0)
         y = self._convolve(x, None)
-        scale = self.starting_gain / y.std((0, 2, 3), correction=0).clamp(min=LEAST_SPREAD)
+        spread = y.std((0, 2, 3), correction=0)
+        scale = self.starting_gain / torch.where(spread > LEAST_SPREAD, spread, torch.ones_like(spread))
         self.gain.copy_(scale)
         self.bias.copy_(-y.mean((0, 2, 3)) * scale)
 

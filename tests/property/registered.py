@@ -43,7 +43,7 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "pixelcnnpp": {
         "": {"filters": 5, "blocks": 1, "resolutions": 2, "components": 3},
-        "stacked": {"filters": 4, "blocks": 1, "resolutions": 3, "components": 2, "conditioning": "stack"},
+        "stacked": {"filters": 4, "blocks": 1, "resolutions": 2, "components": 2, "conditioning": "stack"},
         "plain": {"filters": 4, "blocks": 2, "resolutions": 1, "initialization": "plain", "head": "continuous"},
     },
     "smoothed": {
@@ -56,6 +56,8 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 KERNELS: dict[str, dict[str, Any]] = {}
 SMALL = {"hidden": (16, 16), "components": 3, "couplings": 4, "layers": 4, "depth": 2, "width": 16, "filters": 8}
+NOISE = {"pixelcnnpp": 0.03}
+"""How far parameters are moved, where a network is so deep that 0.15 makes densities too sharp for quadrature."""
 LEAST_COORDINATES = {"realnvp": 2}
 """Densities that refuse fewer coordinates."""
 
@@ -82,9 +84,10 @@ class DensityCase:
         context: ContextSpec | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
-        noise: float = 0.15,
+        noise: float | None = None,
     ) -> DensityModel:
         """Untrained, but initialised on lopsided data and with noise on every parameter: nothing is symmetric."""
+        noise = NOISE.get(self.config.type, 0.15) if noise is None else noise
         with torch.random.fork_rng():
             torch.manual_seed(7)
             model = build_density(self.config, event, context).to(dtype)
