@@ -48,8 +48,8 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "dequantized": {
         "": {"density": MADE},
-        "gaussian": {"density": MADE, "noise": {"type": "gaussian", "sigma": 0.1}},
-        "laplace": {"density": MADE, "noise": {"type": "laplace", "sigma": 0.3}},
+        "gaussian": {"density": MADE, "noise": {"type": "gaussian", "sigma": 0.4}},
+        "laplace": {"density": MADE, "noise": {"type": "laplace", "sigma": 0.6}},
     },
     "smoothed": {
         "": {
