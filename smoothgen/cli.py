@@ -108,7 +108,7 @@ def evaluate(
     policy = _policy(device)
     config = _with_overrides(RunDirectory(run).stored_config(), overrides or [])
     model = load(run).to(policy.device)
-    metrics: tuple[str, ...] = ("elbo",) if model.inverter.has_density else ()
+    metrics: tuple[str, ...] = ("elbo",) if model.inverter.has_density or model.event.levels is not None else ()
     if config.evaluate.features is not None:
         metrics += ("quality", "neighbours")
     if not metrics:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self, overload
 
 import torch
 from torch import Generator, Tensor
 
+from smoothgen.bound import bound
 from smoothgen.checkpoint import load_model, save_model
 from smoothgen.component import ComponentConfig
 from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig, Score
 from smoothgen.dequantization import build_density
-from smoothgen.errors import CheckpointError, ConfigError, NoDensityError, ShapeError
+from smoothgen.errors import CheckpointError, ConfigError, MeasureError, NoDensityError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.hooks import hookimpl
 from smoothgen.inpainting import Effort, complete_both, inpaint, known_values
 from smoothgen.inverter import AnyInverter, Inverter
+from smoothgen.kernel_dequantization import DequantizedConfig, KernelDequantization
 from smoothgen.likelihood import Likelihood
 from smoothgen.noise_kernel import AnyNoiseKernel, NoiseKernel
-from smoothgen.objectives import bound_terms, importance_weighted
+from smoothgen.objectives import bound_terms
 from smoothgen.particles import Particles
 
 Denoiser = Literal["inverter", "single-step"]
@@ -142,59 +145,45 @@ class SmoothedModel(DensityModel):
             raise NoDensityError(
                 "the inverter has no density, so the bound on log p(x) is undefined; use inverter type: conditional"
             )
-        if importance_samples < 1:
-            raise ConfigError(f"importance_samples must be at least 1, got {importance_samples}")
-        if not len(x):
-            raise ShapeError("likelihood: x holds no examples")
         self._check_context(context, len(x))
-        rows_at_once = rows_at_once or self.rows_at_once
-        examples = max(1, rows_at_once // importance_samples)
-        return Likelihood.join(
-            [
-                self._likelihood(
-                    x[start : start + examples],
-                    None if context is None else context[start : start + examples],
-                    importance_samples,
-                    rows_at_once,
-                    generator,
-                )
-                for start in range(0, len(x), examples)
-            ]
-        )
 
-    def _likelihood(
-        self, x: Tensor, context: Tensor | None, draws: int, rows_at_once: int, generator: Generator | None
+        def terms(rows: Tensor, contexts: Tensor | None) -> Iterable[Tensor]:
+            return bound_terms(self.kernel, self.density, self.inverter, rows, contexts, generator)
+
+        names = ("log p(x̃)", "−log q(x̃|x)", "log p(x|x̃)")
+        at_once = rows_at_once or self.rows_at_once
+        return bound(terms, names, x, context, self.event, self.measure, importance_samples, at_once)
+
+    @torch.no_grad()
+    def stage_one_likelihood(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        importance_samples: int = 1,
+        generator: Generator | None = None,
     ) -> Likelihood:
-        """One batch; the draws of an example are split over passes of at most `rows_at_once` rows."""
-        at_once = max(1, min(draws, rows_at_once // len(x)))
-        parts = []
-        for start in range(0, draws, at_once):
-            count = min(at_once, draws - start)
-            rows = x.repeat(count, *[1] * (x.dim() - 1))
-            contexts = None if context is None else context.repeat(count, *[1] * (context.dim() - 1))
-            terms = bound_terms(self.kernel, self.density, self.inverter, rows, contexts, generator)
-            parts.append(torch.stack(list(terms)).cpu().double().reshape(3, count, len(x)))
-        stacked = torch.cat(parts, dim=1)
-        log_mean, effective = importance_weighted(stacked.sum(0))
-        means = stacked.mean(1)
-        terms_by_name = {
-            "log p(x̃)": means[0],
-            "−log q(x̃|x)": means[1],
-            "log p(x|x̃)": means[2],
-        }
-        if draws > 1:
-            terms_by_name["importance weighting"] = log_mean - means.sum(0)
-        if self.event.scale:
-            terms_by_name["units of the data"] = torch.full_like(log_mean, -self.event.log_scale)
-        return Likelihood(
-            per_example=log_mean - self.event.log_scale,
-            dimensions=self.event.dimensions,
-            measure=self.measure,
-            kind="lower bound",
-            terms=terms_by_name,
-            draws=draws,
-            effective_sample_size=effective if draws > 1 else None,
-        )
+        """A lower bound on log P(x) from p(x_tilde) alone, for discrete data: valid and loose, for any inverter.
+
+        log P(x) >= E_q[log p(x_tilde) - sum_d log sum_k q(x_tilde_d | level k)]: x_tilde is decoded by
+        P(x | x_tilde) proportional to q(x_tilde | x) over the levels, as if every level were equally likely.
+        x (n, *event_shape). Raises MeasureError for continuous data; NoClosedFormError for noise that is not
+        independent between coordinates.
+        """
+        if self.event.levels is None:
+            raise MeasureError(
+                "the data are continuous, so p(x_tilde) alone bounds no log p(x); it takes data with levels, or "
+                "inverter type: conditional and .likelihood"
+            )
+        self._check(x, self.event_shape, "x")
+        self._check_context(context, len(x))
+        decoded = KernelDequantization(self.density, self.kernel, self.event.standard(), self.context)
+
+        def terms(rows: Tensor, contexts: Tensor | None) -> Iterable[Tensor]:
+            return decoded.terms(rows, contexts, generator)
+
+        names, at_once = ("log p(x̃)", "−log Σ q(x̃|level)"), self.density.rows_at_once
+        return bound(terms, names, self._to_model(x), context, self.event, "discrete", importance_samples, at_once)
 
     @torch.no_grad()
     def denoise(
@@ -384,4 +373,4 @@ class SmoothedConfig(DensityModelConfig):
 
 @hookimpl
 def smoothgen_components() -> list[type[ComponentConfig]]:
-    return [SmoothedConfig]
+    return [SmoothedConfig, DequantizedConfig]

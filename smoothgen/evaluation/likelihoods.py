@@ -1,7 +1,8 @@
-"""The bound, its importance-weighted forms, the plain baseline and the exact density, on the same test examples."""
+"""The bounds, from both stages and from the first alone, the baseline and the exact density, on the same examples."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from smoothgen.config import ExperimentConfig
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
-from smoothgen.errors import NoDensityError
+from smoothgen.errors import NoClosedFormError, NoDensityError
 from smoothgen.event import EventSpec
 from smoothgen.likelihood import Likelihood, standard_error
 from smoothgen.progress import Progress
@@ -58,6 +59,10 @@ def evaluate(
                 generator = policy.generator(config.seed, "evaluate", draws)
                 measured[name] = (_of_model(model, split, draws, generator), split)
                 bar.update(done, name)
+    if data.event.levels is not None:
+        generator = policy.generator(config.seed, "evaluate", "stage-one")
+        with contextlib.suppress(NoClosedFormError):  # noise that is not independent between coordinates
+            measured["stage-one"] = (model.stage_one_likelihood(test.x, test.context, generator=generator), test)
     if baseline is not None:
         generator = policy.generator(config.seed, "evaluate", "baseline")
         measured["baseline"] = (plain_likelihood(baseline, test, data.event, generator), test)

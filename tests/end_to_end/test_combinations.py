@@ -9,12 +9,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from command_line import TINY
+from command_line import TINY, call
 from omegaconf import OmegaConf
 
 import smoothgen
 from smoothgen.errors import ConfigError, DataError, ShapeError
 from smoothgen.event import EventSpec
+from smoothgen.experiment import load_baseline
 from smoothgen.run_directory import RunDirectory
 
 MADE = {"type": "made", "hidden": [8], "components": 2}
@@ -57,9 +58,40 @@ def test_labels_reach_the_model_and_the_command_line(tmp_path):
 
 def test_a_gradient_inverter_on_discrete_data_comes_back_and_samples_levels(tmp_path):
     result = smoothgen.fit(config(data="digits", inverter="gradient"), tmp_path / "run")
-    assert "likelihoods" in result.metrics
+    assert result.metrics["likelihoods"].keys() == {"stage-one"}
+    assert 0.0 < result.metrics["likelihoods"]["stage-one"]["bits_per_dim"] < math.inf
     loaded = smoothgen.load(tmp_path / "run")
     loaded.event.check(loaded.sample(4))
+
+
+def test_smoothgen_evaluate_measures_a_gradient_inverter_on_discrete_data(tmp_path, capsys, monkeypatch):
+    smoothgen.fit(config(data="digits", inverter="gradient", baseline=MADE), tmp_path / "run")
+    answer = call(capsys, monkeypatch, "evaluate", tmp_path / "run", "--out", tmp_path / "numbers.json")
+    assert answer.code == 0, answer.err
+    assert json.loads((tmp_path / "numbers.json").read_text())["likelihoods"].keys() == {"stage-one", "baseline"}
+    assert "stage-one" in answer.out
+
+
+@pytest.mark.parametrize("noise", ["uniform", {"type": "gaussian", "sigma": "median"}])
+@pytest.mark.parametrize("labels", [False, True])
+def test_dequantisation_works_wherever_a_density_goes(noise, labels, tmp_path):
+    part = {"type": "dequantized", "density": MADE, "noise": noise}
+    data = {"type": "digits", "labels": labels}
+    parts = {"data": data, "inverter": {"type": "conditional", "density": part}, "baseline": part}
+    result = smoothgen.fit(config(**parts), tmp_path / "run")
+    likelihoods = result.metrics["likelihoods"]
+    assert likelihoods.keys() == {"elbo", "iw-5", "stage-one", "baseline"}
+    assert all(math.isfinite(value["bits_per_dim"]) for value in likelihoods.values())
+    loaded, baseline = smoothgen.load(tmp_path / "run"), load_baseline(tmp_path / "run")
+    labels = torch.eye(10)[:4] if labels else None
+    for model in (loaded, baseline):
+        model.event.check(model.sample(4, labels))
+    mask = torch.zeros(loaded.event_shape, dtype=torch.bool)
+    mask[:, :4] = True
+    x = loaded.event.quantize(torch.rand(4, *loaded.event_shape))
+    loaded.event.check(loaded.inpaint(x, mask, labels, particles=3))
+    trained, restored = result.model.state_dict(), loaded.state_dict()
+    assert all(torch.equal(restored[name], trained[name]) for name in trained)
 
 
 def test_the_bound_with_a_uniform_kernel_is_finite_far_from_zero(tmp_path):

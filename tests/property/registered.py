@@ -46,6 +46,11 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
         "stacked": {"filters": 4, "blocks": 1, "resolutions": 2, "components": 2, "conditioning": "stack"},
         "plain": {"filters": 4, "blocks": 2, "resolutions": 1, "initialization": "plain", "head": "continuous"},
     },
+    "dequantized": {
+        "": {"density": MADE},
+        "gaussian": {"density": MADE, "noise": {"type": "gaussian", "sigma": 0.4}},
+        "laplace": {"density": MADE, "noise": {"type": "laplace", "sigma": 0.6}},
+    },
     "smoothed": {
         "": {
             "kernel": {"type": "laplace", "sigma": 0.8},
@@ -74,7 +79,7 @@ class DensityCase:
 
     def builds(self, event: EventSpec) -> bool:
         """Whether these settings make sense for the event."""
-        if "dequantised" in self.name and event.levels is None:
+        if (self.config.type == "dequantized" or "dequantised" in self.name) and event.levels is None:
             return False
         return event.dimensions >= LEAST_COORDINATES.get(self.config.type, 1)
 
