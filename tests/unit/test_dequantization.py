@@ -261,8 +261,16 @@ def test_the_evidence_of_known_levels_is_their_probability(known):
     )
     assert (completed[:, mask] == x[mask]).all()
     event.check(completed)
+    assert_unbiased(cloud, truth)
+    cloud, rows = Particles(groups, count, x, generator=Generator().manual_seed(0)), x.expand(groups * count, -1)
+    per_unit = torch.full_like(rows, 0.7)  # what the known values' own log density is measured against
+    model.complete(rows, mask, particles=cloud, log_reference=per_unit, generator=Generator().manual_seed(1))
+    assert_unbiased(cloud, truth * math.exp(-0.7 * mask.sum().item()))
+
+
+def assert_unbiased(cloud: Particles, truth: float) -> None:
     ratio = torch.exp(cloud.log_evidence - math.log(truth))
-    error = ratio.std().item() / math.sqrt(groups)
+    error = ratio.std().item() / math.sqrt(cloud.groups)
     assert error < 0.05
     assert abs(ratio.mean().item() - 1.0) < 4.5 * error + 1e-3
 
