@@ -74,6 +74,9 @@ class Progress:
     @contextlib.contextmanager
     def shares(self, title: str) -> Iterator[None]:
         """For the duration, shows what is reported of a long computation. Several of them fill the bar again."""
+        if not self.console.is_terminal:
+            yield
+            return
         with self.stage(title, 1000) as bar, listening(lambda share: bar.update(round(1000 * share), "")):
             yield
 

@@ -151,7 +151,7 @@ class SmoothedModel(DensityModel):
             return bound_terms(self.kernel, self.density, self.inverter, rows, contexts, generator)
 
         names = ("log p(x̃)", "−log q(x̃|x)", "log p(x|x̃)")
-        at_once = rows_at_once or self.rows_at_once
+        at_once = self.rows_at_once if rows_at_once is None else rows_at_once
         return bound(terms, names, x, context, self.event, self.measure, importance_samples, at_once)
 
     @torch.no_grad()
@@ -278,7 +278,7 @@ class SmoothedModel(DensityModel):
                 "inpaint: noise_draws are weighed by p(x | x_tilde), and this inverter has no density; "
                 "use noise_draws=1, or inverter type: conditional"
             )
-        effort = Effort(particles, noise_draws, rows_at_once or self.rows_at_once)
+        effort = Effort(particles, noise_draws, self.rows_at_once if rows_at_once is None else rows_at_once)
         completed, x_tilde = inpaint(self.kernel, self.density, self.inverter, y, known, context, effort, generator)
         filled = torch.where(known, x, self.event.to_data(self.event.standard().quantize(completed)))
         return (filled, self.event.to_data(x_tilde)) if return_smoothed else filled

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from omegaconf import OmegaConf
 
 import smoothgen
 from smoothgen.config import SCHEMA_FILE, ExperimentConfig, StageConfig, StageOverrides, load_config, recipes
-from smoothgen.errors import ConfigError
+from smoothgen.errors import ConfigError, DataError
 from smoothgen.registry import json_schema
 
 
@@ -21,6 +23,13 @@ def test_every_recipe_builds_and_names_its_schema(name):
     assert config.name == name
     assert config.description
     assert recipes()[name].read_text().startswith(f"# yaml-language-server: $schema={SCHEMA_FILE}\n")
+    if "path" in type(config.data).model_fields:  # data that the user brings
+        with pytest.raises(DataError, match=re.escape(str(config.data.path))):
+            config.data.build()
+        folder = Path(__file__).parents[3] / "shared" / "data" / config.data.type
+        if not folder.is_dir():
+            pytest.skip(f"no data in {folder} to build the recipe with")
+        config = load_config(name, [f"data.path={folder}", "data.most=8"])
     model = smoothgen.build(config)
     assert model.event == config.data.build().event
 
@@ -93,7 +102,7 @@ def test_a_mistake_is_one_line_with_path_value_and_fix(overrides, expected):
 
 
 def test_missing_files_and_foreign_files(tmp_path):
-    with pytest.raises(ConfigError, match=r'"digit" is neither a recipe; did you mean "digits"\? nor a file'):
+    with pytest.raises(ConfigError, match=r'"digit" is neither a recipe; did you mean "digits".*\? nor a file'):
         load_config("digit")
     (tmp_path / "a.yaml").write_text("data: [1, 2")
     with pytest.raises(ConfigError, match=r"a\.yaml: not readable as YAML"):
