@@ -91,10 +91,11 @@ def save_panels(path: Path, panels: dict[str, Tensor], event: EventSpec, title: 
 
 
 def _image_figure(figure_class: Any, arrays: dict[str, np.ndarray], event: EventSpec) -> Any:
-    figure = figure_class(figsize=(3.0 * len(arrays), 3.4), layout="constrained")
+    grids = [image_grid(images, event) for images in arrays.values()]
+    height = max(3.0 * grid.shape[0] / grid.shape[1] for grid in grids)
+    figure = figure_class(figsize=(3.0 * len(arrays), height + 0.4), layout="constrained")
     axes = figure.subplots(1, len(arrays), squeeze=False)[0]
-    for axis, (name, images) in zip(axes, arrays.items(), strict=True):
-        grid = image_grid(images, event)
+    for axis, name, grid in zip(axes, arrays, grids, strict=True):
         axis.imshow(grid.squeeze(-1) if grid.shape[-1] == 1 else grid, cmap="gray", vmin=0.0, vmax=1.0)
         axis.set_title(name, fontsize=10)
         axis.set_axis_off()

@@ -61,8 +61,8 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 KERNELS: dict[str, dict[str, Any]] = {}
 SMALL = {"hidden": (16, 16), "components": 3, "couplings": 4, "layers": 4, "depth": 2, "width": 16, "filters": 8}
-NOISE = {"pixelcnnpp": 0.03}
-"""How far parameters are moved, where a network is so deep that 0.15 makes densities too sharp for quadrature."""
+SENSITIVITY = {"pixelcnnpp": 0.2}
+"""How much less parameters are moved where a network is so deep that its densities would become too sharp to sum."""
 LEAST_COORDINATES = {"realnvp": 2}
 """Densities that refuse fewer coordinates."""
 
@@ -89,10 +89,10 @@ class DensityCase:
         context: ContextSpec | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
-        noise: float | None = None,
+        noise: float = 0.15,
     ) -> DensityModel:
         """Untrained, but initialised on lopsided data and with noise on every parameter: nothing is symmetric."""
-        noise = NOISE.get(self.config.type, 0.15) if noise is None else noise
+        noise = noise * SENSITIVITY.get(self.config.type, 1.0)
         with torch.random.fork_rng():
             torch.manual_seed(7)
             model = build_density(self.config, event, context).to(dtype)
