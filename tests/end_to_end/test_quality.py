@@ -35,6 +35,7 @@ CONFIG = {
     },
     "device": {"device": "cpu", "threads": 1},
 }
+SETS = {"two-step", "single-step", "single-step, truncated", "baseline", "test"}
 METRICS = {f"digits-classifier {name}" for name in ("FID", "KID", "IS", "precision", "recall")}
 
 
@@ -55,7 +56,7 @@ def changed(**keys):
 
 def test_a_run_measures_every_kind_of_sample(run):
     quality = evaluation(run)["quality"]
-    assert set(quality["sets"]) == {"two-step", "single-step", "single-step, truncated", "baseline", "test"}
+    assert set(quality["sets"]) == SETS
     assert quality["network"]["name"] == "digits-classifier" and quality["reference"] == 1297
     for values in quality["sets"].values():
         assert set(values) == METRICS
@@ -68,7 +69,7 @@ def test_a_run_looks_up_neighbours(run):
     neighbours = evaluation(run)["neighbours"]
     assert set(neighbours) == {"pixel space", "digits-classifier features"}
     for sets in neighbours.values():
-        assert set(sets) == {"two-step", "single-step", "single-step, truncated", "baseline", "test"}
+        assert set(sets) == SETS
         assert all(value["n"] == 30 and value["n_train"] == 1297 for value in sets.values())
     assert (run / "neighbours.png").stat().st_size > 1000
 
@@ -103,7 +104,7 @@ def test_features_can_be_given_after_training(tmp_path, capsys, monkeypatch):
 
 def test_a_model_with_labels_is_sampled_with_those_of_training_data():
     result = smoothgen.fit(changed(metrics=["quality"]) | {"data": {"type": "digits", "labels": True}})
-    assert set(result.metrics["quality"]["sets"]) == {"two-step", "single-step", "single-step, truncated", "baseline", "test"}
+    assert set(result.metrics["quality"]["sets"]) == SETS
     assert "neighbours" not in result.metrics
 
 
@@ -115,7 +116,7 @@ def test_neighbours_need_no_features():
 def test_points_have_neighbours_too(tmp_path):
     config = changed(metrics=["neighbours"], features=None) | {"data": {"type": "rings", "train_size": 500}}
     result = smoothgen.fit(config, tmp_path / "rings")
-    assert set(result.metrics["neighbours"]["pixel space"]) == {"two-step", "single-step", "single-step, truncated", "baseline", "test"}
+    assert set(result.metrics["neighbours"]["pixel space"]) == SETS
     assert not (tmp_path / "rings" / "neighbours.png").exists()
 
 
