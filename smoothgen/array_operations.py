@@ -6,6 +6,7 @@ spends its time on such; on an accelerator the same code runs in torch.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,8 +22,12 @@ def _vecdot(a: Any, b: Any) -> Any:
     return (a * b).sum(-1)
 
 
-def _grid(values: tuple[float, ...], like: Any) -> Any:
-    return np.asarray(values, dtype=like.dtype)
+@lru_cache(maxsize=32)
+def _array(values: tuple[float, ...], dtype: Any) -> Any:
+    """Made once and shared, hence read-only: samplers ask for the same constants at every pixel."""
+    array = np.asarray(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
 
 
 NUMPY: Operations = SimpleNamespace(
@@ -37,7 +42,7 @@ NUMPY: Operations = SimpleNamespace(
     amax=lambda a: np.maximum.reduce(a, -1),
     vecdot=getattr(np, "vecdot", _vecdot),
     stack=lambda parts: np.stack(parts, -1),
-    constant=_grid,
+    constant=lambda values, like: _array(values, like.dtype),
     eps=lambda a: float(np.finfo(a.dtype).eps),
 )
 TORCH: Operations = SimpleNamespace(

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from smoothgen.checkpoint import write_atomically, write_json
 from smoothgen.config import ExperimentConfig, load_config
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, NoClosedFormError
-from smoothgen.evaluation.pictures import GRID, sample_panels, save_panels
+from smoothgen.evaluation.pictures import all_panels, save_panels
 from smoothgen.experiment import Source, assemble, check_same, fit, load, load_baseline
 from smoothgen.run_directory import EVALUATION, RunDirectory
 
@@ -129,8 +131,7 @@ def markdown(result: dict[str, Any]) -> str:
     for name, found in result["models"].items():
         bound = "≤ " if name in ("two-step", "single-step") and title == "bits/dim" else ""
         cells = [
-            _cell(found.get(metric), bound if metric in ("likelihood",) or "iw-" in metric else "")
-            for metric in metrics
+            _cell(found.get(metric), bound if metric == "likelihood" or "iw-" in metric else "") for metric in metrics
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     seconds = ", ".join(f"{stage} {value['value']:.0f} s" for stage, value in result["training_seconds"].items())
@@ -151,16 +152,14 @@ def _draw(run: RunDirectory, path: Path) -> None:
     config = run.stored_config()
     policy = DevicePolicy(config.device)
     model, baseline = load(run.path).to(policy.device), load_baseline(run.path)
-    test = config.data.build().split("test")
-    count = min(GRID * GRID, len(test))
-    context = None if test.context is None else policy.place(test.context[:count])
-    panels = {"data": model.event.to_data(test.x[:count])} | sample_panels(model, count, context, policy, config.seed)
-    with contextlib.suppress(NoClosedFormError):
-        panels["truncated single step"] = model.denoise(
-            panels["smoothed x̃"], context, method="single-step", score="causal"
-        )
     if baseline is not None:
-        generator = policy.generator(config.seed, "pictures", "baseline")
-        plain = baseline.to(policy.device).sample(count, context, generator=generator)
-        panels["plain model"] = model.event.to_data(plain)
+        baseline = baseline.to(policy.device)
+    data = config.data.build()
+    panels = all_panels(config, model, baseline, data, policy)
+    noisy, test = panels["smoothed x̃"], data.split("test")
+    context = None if test.context is None else policy.place(test.context[torch.arange(len(noisy)) % len(test)])
+    with contextlib.suppress(NoClosedFormError):
+        panels["truncated single step"] = model.denoise(noisy, context, method="single-step", score="causal")
+    if "plain model" in panels:
+        panels["plain model"] = panels.pop("plain model")  # shown last
     save_panels(path, panels, model.event, config.name)

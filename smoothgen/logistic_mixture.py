@@ -177,13 +177,14 @@ def _bisected(xp: Operations, log_tail: Any, weight: Any, loc: Any, slope: Any, 
     return 0.5 * (low + high)
 
 
-def quantile_level(xp: Operations, logit_u: Any, logits: Any, loc: Any, log_scale: Any, event: EventSpec) -> Any:
+def quantile_level(
+    xp: Operations, logit_u: Any, logits: Any, loc: Any, log_scale: Any, midpoints: tuple[float, ...]
+) -> Any:
     """The least level whose cumulative mass reaches u, on arrays: (...) -> (...), integers. Monotone in u.
 
-    All midpoints between levels are looked at, at once.
+    midpoints: those between neighbouring levels, which are looked at all at once.
     """
-    assert event.levels is not None and event.low is not None
-    edges = xp.constant(tuple(event.low + (k + 0.5) * event.bin_width for k in range(event.levels - 1)), loc)
+    edges = xp.constant(midpoints, loc)
     with np.errstate(over="ignore"):
         inverse = xp.exp(-log_scale)
         z = edges * inverse[..., None] - (loc * inverse)[..., None]

@@ -71,8 +71,10 @@ class PixelDistribution:
     def __init__(self, event: EventSpec, channels: int, components: int, discretized: bool) -> None:
         self.event, self.channels, self.components, self.discretized = event, channels, components, discretized
         self.values: tuple[float, ...] = ()
+        self.midpoints: tuple[float, ...] = ()
         if discretized and event.levels is not None and event.low is not None:
             self.values = tuple(event.low + level * event.bin_width for level in range(event.levels))
+            self.midpoints = tuple(event.low + (k + 0.5) * event.bin_width for k in range(event.levels - 1))
 
     def log_prob(self, x: Tensor, raw: Tensor, shift: Tensor, unit: Tensor) -> Tensor:
         """x (..., C), raw (..., size) -> (...): log mass, or log density per unit of x; nats."""
@@ -151,5 +153,5 @@ class PixelDistribution:
         if not self.discretized:
             return shift + unit * logistic_mixture.quantile(xp, logit_u, logits, loc, log_scale)
         loc, log_scale = shift + unit * loc, log_scale + xp.log(unit)
-        level = logistic_mixture.quantile_level(xp, logit_u, logits, loc, log_scale, self.event)
+        level = logistic_mixture.quantile_level(xp, logit_u, logits, loc, log_scale, self.midpoints)
         return xp.constant(self.values, loc)[level]

@@ -51,6 +51,11 @@ class Stream(nn.Module):
         self.up = nn.ModuleList(block(skips[0]) for _ in range(ups))
         self.down = nn.ModuleList(block(skips[1]) for _ in range(downs))
 
+    def block(self, place: int) -> GatedBlock:
+        """The block at a place among all, up first."""
+        ups = len(self.up)
+        return cast(GatedBlock, self.up[place] if place < ups else self.down[place - ups])
+
     @property
     def blocks(self) -> list[GatedBlock]:
         """All blocks, up first."""
@@ -139,8 +144,8 @@ class Network(nn.Module):
         keep: Callable[[str, Tensor], None],
     ) -> Activation:
         """One block of a stream, by its place among the stream's blocks at this resolution."""
-        blocks = self.streams(self.u if stream == "u" else self.h)[level].blocks
-        result, hidden = blocks[place](x, skips, *context.of(stream, level, place))
+        block = cast(Stream, (self.u if stream == "u" else self.h)[level]).block(place)
+        result, hidden = block(x, skips, *context.of(stream, level, place))
         keep(f"{stream}.{level}.{place}.hidden", hidden)
         keep(f"{stream}.{level}.{place}.out", result.activated)
         return result

@@ -23,8 +23,8 @@ class VerticalStream:
     """
 
     def __init__(self, blocks: Sequence[GatedBlock], batch: int, width: int, slots: int) -> None:
-        self.filters, self.width = blocks[0].conv_in.weight.shape[0], width
-        like = blocks[0].conv_in.weight
+        like = blocks[0].conv_in.gain
+        self.filters, self.width = like.numel(), width
         self.inputs = like.new_zeros(slots, batch, 2, width + 2, 2 * self.filters)
         self.hidden = like.new_zeros(len(blocks), batch, 2, width + 2, 2 * self.filters)
         self.into, self.out = ([_both_orders(getattr(b, n).weight) for b in blocks] for n in ("conv_in", "conv_out"))
@@ -78,8 +78,8 @@ class HorizontalStream:
     """
 
     def __init__(self, blocks: Sequence[GatedBlock], batch: int, width: int, slots: int, twice: bool) -> None:
-        self.filters, self.width, self.twice = blocks[0].conv_in.weight.shape[0], width, twice
-        like, kept = blocks[0].conv_in.weight, 2 if twice else 1
+        like, kept = blocks[0].conv_in.gain, 2 if twice else 1
+        self.filters, self.width, self.twice = like.numel(), width, twice
         self.inputs = like.new_zeros(slots, batch, width + 2, 2 * self.filters)
         self.hidden = like.new_zeros(len(blocks), batch, width + 2, 2 * self.filters)
         self.into = like.new_zeros(len(blocks), batch, width, kept * self.filters)
@@ -94,7 +94,6 @@ class HorizontalStream:
         )
         skips = [[_signed(skip.weight, 0, twice) for skip in skips_of(block)] for block in blocks]
         self.skip_of_u = [_fast(weights[0]) for weights in skips]
-        self.own_skip = [_fast(weights[1]) if len(weights) > 1 else None for weights in skips]
         self.own_skip_here = [w[1][:, :, 0, 0].T.contiguous() if len(w) > 1 else None for w in skips]
         self.biases = [
             (_signed(sum_of_biases(block), 0, twice), _gates(block.conv_out.bias, twice)) for block in blocks

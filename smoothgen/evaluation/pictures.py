@@ -34,6 +34,19 @@ def draw_pictures(
     policy: DevicePolicy,
 ) -> Path:
     """samples.png: data, smoothed samples, their inversions and the baseline, side by side. Returns its path."""
+    path = directory / "samples.png"
+    save_panels(path, all_panels(config, model, baseline, data, policy), model.event, config.name)
+    return path
+
+
+def all_panels(
+    config: ExperimentConfig,
+    model: SmoothedModel,
+    baseline: DensityModel | None,
+    data: DataSource,
+    policy: DevicePolicy,
+) -> dict[str, Tensor]:
+    """Data, samples of each step and of the baseline: what `draw_pictures` shows, in data units."""
     is_image = is_image_event(model.event)
     count = min(GRID * GRID, config.evaluate.samples) if is_image else config.evaluate.samples
     test = data.split("test")
@@ -43,9 +56,7 @@ def draw_pictures(
     if baseline is not None:
         generator = policy.generator(config.seed, "pictures", "baseline")
         panels["plain model"] = model.event.to_data(baseline.sample(count, context, generator=generator))
-    path = directory / "samples.png"
-    save_panels(path, panels, model.event, config.name)
-    return path
+    return panels
 
 
 def sample_panels(
