@@ -1,0 +1,1 @@
+"""The paper's evidence in one and two dimensions, run again beside exact entropies: `smoothgen reproduce`."""
