@@ -1,7 +1,9 @@
-"""MADE with mixtures of logistics: any number of coordinates, any order, any context, discrete or continuous."""
+"""MADE with mixtures of logistics or Gaussians: any number of coordinates, order and context, discrete or not."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import Annotated, Literal, NamedTuple
 
@@ -9,21 +11,34 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor
 
-from smoothgen import logistic_mixture
+from smoothgen import gaussian_mixture, logistic_mixture
 from smoothgen.density_model import DensityModel, DensityModelConfig
 from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.particles import Particles
-from smoothgen_made.conditioner import Conditioner, Features, spread
+from smoothgen_made.conditioner import Conditioner, Features, MaskedConditioner, SeparateConditioner, spread
 
 LOG_SCALE_BOUND = 7.0
 """Log scales stay within this of the log of their unit, softly, on both sides."""
-OUTPUT_GAIN = 0.1
-"""How much smaller the last layer starts, so that the starting spread of the components is that of the data."""
+
+
+class Family(NamedTuple):
+    """A mixture's shape: its log density and its inverse CDF, both of (value, logits, loc, log_scale)."""
+
+    log_density: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    inverse_cdf: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+NetworkMaker = Callable[[Tensor, Tensor, int], Conditioner]
+"""(degree of every feature, rank of every coordinate, outputs per coordinate) -> the network."""
+FAMILIES = {
+    "logistic": Family(logistic_mixture.log_density, logistic_mixture.inverse_cdf),
+    "gaussian": Family(gaussian_mixture.log_density, gaussian_mixture.inverse_cdf),
+}
 
 
 class Mixture(NamedTuple):
-    """Parameters of mixtures of logistics, components last."""
+    """Parameters of mixtures, components last."""
 
     logits: Tensor
     loc: Tensor
@@ -31,7 +46,7 @@ class Mixture(NamedTuple):
 
 
 class MADE(DensityModel):
-    """p(x) = prod_i p(x_i | x_<i, context), every conditional a mixture of logistics.
+    """p(x) = prod_i p(x_i | x_<i, context), every conditional a mixture of logistics or of Gaussians.
 
     Components are placed relative to an anchor in units of a spread: x_tilde and the noise's standard deviation
     where the context is a noisy copy of x, otherwise the mean and standard deviation of the training data.
@@ -46,14 +61,13 @@ class MADE(DensityModel):
         event: EventSpec,
         context: ContextSpec | None,
         *,
-        hidden: tuple[int, ...],
+        network: NetworkMaker,
+        family: Family,
         components: int,
-        activation: str,
         fourier: int,
         fourier_period: float | None,
         order: list[int],
         discretized: bool,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__(event, context)
         self.measure = "discrete" if discretized else "density"
@@ -62,14 +76,12 @@ class MADE(DensityModel):
         rank = torch.empty(len(order), dtype=torch.long)
         rank[torch.tensor(order)] = torch.arange(len(order))
         self.features = Features(event.dimensions, context, fourier, fourier_period)
-        self.conditioner = Conditioner(
-            self.features.degrees(rank), rank, hidden, 3 * components, activation, context is not None, dropout
-        )
+        self.family = family
+        self.conditioner = network(self.features.degrees(rank), rank, 3 * components)
         self.register_buffer("unit", torch.ones(event.dimensions))
         if self.features.anchored:
             self.unit.copy_(self.features.noise_std)
         with torch.no_grad():
-            self.conditioner.last.weight.mul_(OUTPUT_GAIN)
             self._set_spread(torch.linspace(-1.5, 1.5, 2 * components + 1)[1::2].expand(event.dimensions, -1))
 
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
@@ -85,7 +97,7 @@ class MADE(DensityModel):
         """The same for any of the coordinates, like `_absolute`. A density is taken in units of the spread."""
         if self.measure == "discrete":
             return logistic_mixture.log_mass(value, *self._absolute(relative, anchor, unit), self.event)
-        return logistic_mixture.log_density((value - anchor) / unit, *relative) - unit.log()
+        return self.family.log_density((value - anchor) / unit, *relative) - unit.log()
 
     def _relative(self, parameters: Tensor, flat: Tensor) -> Mixture:
         """Raw parameters (..., 3K) as mixtures relative to anchor and unit, in the dtype of x."""
@@ -119,7 +131,7 @@ class MADE(DensityModel):
         return self._relative(parameters, flat), self._anchor(context)[..., index]
 
     def _draw(self, logit_u: Tensor, relative: Mixture, anchor: Tensor, unit: Tensor) -> Tensor:
-        value = logistic_mixture.inverse_cdf(logit_u, *self._absolute(relative, anchor, unit))
+        value = self.family.inverse_cdf(logit_u, *self._absolute(relative, anchor, unit))
         return self.event.quantize(value) if self.measure == "discrete" else value
 
     def _complete(
@@ -184,14 +196,17 @@ class MADE(DensityModel):
         gap = (loc[:, -1:] - loc[:, :1]) / max(self.components - 1, 1) if self.components > 1 else torch.ones_like(loc)
         log_scale = (0.5 * gap).clamp(min=0.05).log().expand_as(loc)
         bias = torch.stack([torch.zeros_like(loc), loc, log_scale], dim=1)
-        self.conditioner.last.bias.copy_(bias.flatten().to(self.conditioner.last.bias))
+        self.conditioner.set_bias(bias.flatten(1).to(self.unit))
 
 
 class MADEConfig(DensityModelConfig):
-    """A masked autoregressive network over mixtures of logistics.
+    """An autoregressive network over mixtures of logistics or Gaussians.
 
-    hidden: widths of the hidden layers; equal neighbours are joined by residual connections.
-    components: logistics per conditional. activation: silu, relu or tanh.
+    network: "masked", one network for all coordinates, or "separate", one for each: for few coordinates.
+    hidden: widths of the hidden layers; equal neighbours are joined by residual connections. With separate networks
+    also one such list per coordinate.
+    components: per conditional. family: "logistic", which has a head for levels, or "gaussian", for continuous data.
+    activation: silu, relu or tanh.
     fourier: octaves of sines and cosines of every coordinate among the inputs; fourier_period: the longest period,
     by default a quarter more than the range of the training data.
     order: "natural" (raster), "random" (drawn with order_seed), or the coordinates in the order they are sampled.
@@ -200,8 +215,10 @@ class MADEConfig(DensityModelConfig):
     """
 
     type: Literal["made"] = "made"
-    hidden: tuple[PositiveInt, ...] = (128, 128)
+    network: Literal["masked", "separate"] = "masked"
+    hidden: tuple[PositiveInt, ...] | tuple[tuple[PositiveInt, ...], ...] = (128, 128)
     components: PositiveInt = 3
+    family: Literal["logistic", "gaussian"] = "logistic"
     activation: Literal["silu", "relu", "tanh"] = "silu"
     fourier: NonNegativeInt = 0
     fourier_period: PositiveFloat | None = None
@@ -211,22 +228,40 @@ class MADEConfig(DensityModelConfig):
     head: Literal["auto", "continuous", "discretized"] = "auto"
 
     def build(self, event: EventSpec, context: ContextSpec | None = None) -> DensityModel:
-        if not self.hidden:
-            raise ConfigError("made: hidden needs at least one layer")
+        discretized = event.levels is not None and self.head != "continuous"
         if self.head == "discretized" and event.levels is None:
             raise ConfigError('made: head "discretized" needs discrete data; this event is continuous')
+        if discretized and self.family != "logistic":
+            raise ConfigError(
+                f'made: family "{self.family}" has no probabilities of levels; use family: logistic, or '
+                "head: continuous, which is dequantised"
+            )
         return MADE(
             event,
             context,
-            hidden=self.hidden,
+            network=self._network(event.dimensions, context is not None),
+            family=FAMILIES[self.family],
             components=self.components,
-            activation=self.activation,
             fourier=self.fourier,
             fourier_period=self.fourier_period,
             order=self._order(event.dimensions),
-            dropout=self.dropout,
-            discretized=event.levels is not None and self.head != "continuous",
+            discretized=discretized,
         )
+
+    def _network(self, dimensions: int, conditional: bool) -> NetworkMaker:
+        """Raises ConfigError where the widths do not fit the network."""
+        single = tuple(width for width in self.hidden if isinstance(width, int))
+        nested = tuple(widths for widths in self.hidden if isinstance(widths, tuple))
+        if not (single or nested) or not all(nested):
+            raise ConfigError("made: hidden needs at least one layer")
+        if self.network == "separate":
+            if nested and len(nested) != dimensions:
+                raise ConfigError(f"made: hidden has widths for {len(nested)} coordinates, the event has {dimensions}")
+            each = nested or (single,) * dimensions
+            return partial(_separate, each, self.activation, self.dropout)
+        if nested:
+            raise ConfigError("made: hidden with widths for every coordinate needs network: separate")
+        return partial(_masked, single, self.activation, self.dropout, conditional)
 
     def _order(self, dimensions: int) -> list[int]:
         if self.order == "natural":
@@ -236,3 +271,21 @@ class MADEConfig(DensityModelConfig):
         if sorted(self.order) != list(range(dimensions)):
             raise ConfigError(f"made: order must hold each of 0 .. {dimensions - 1} once, got {self.order}")
         return [int(index) for index in self.order]
+
+
+def _separate(
+    hidden: tuple[tuple[int, ...], ...], activation: str, dropout: float, degrees: Tensor, rank: Tensor, outputs: int
+) -> Conditioner:
+    return SeparateConditioner(degrees, rank, hidden, outputs, activation, dropout)
+
+
+def _masked(
+    hidden: tuple[int, ...],
+    activation: str,
+    dropout: float,
+    conditional: bool,
+    degrees: Tensor,
+    rank: Tensor,
+    outputs: int,
+) -> Conditioner:
+    return MaskedConditioner(degrees, rank, hidden, outputs, activation, conditional, dropout)

@@ -35,6 +35,8 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
             "activation": "tanh",
         },
         "dequantised": {"hidden": (16, 16), "components": 2, "head": "continuous"},
+        "separate": {"network": "separate", "hidden": (12, 12), "components": 2, "fourier": 1, "order": "random"},
+        "gaussian": {"family": "gaussian", "hidden": (16, 16), "components": 2, "head": "continuous"},
     },
     "realnvp": {
         "": {"layers": 4, "hidden": (16, 16)},
