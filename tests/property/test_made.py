@@ -13,6 +13,7 @@ from registered import contexts_of, lopsided
 from torch import Generator, Tensor
 
 from smoothgen import logistic_mixture
+from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen_made.made import MADE, MADEConfig
 
@@ -73,14 +74,20 @@ def rank_of(model: MADE) -> Tensor:
     return rank
 
 
+def reach(dimensions: int) -> list[list[int]]:
+    """Widths that differ from coordinate to coordinate."""
+    return [[8 + index, 8 + index, 6] for index in range(dimensions)]
+
+
 KINDS = ("no context", "features", "noisy copy", "anchored", "anchored + features")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dimensions", range(1, 10))
-@pytest.mark.parametrize("fourier", [0, 2])
-def test_each_conditional_sees_what_precedes_it_and_the_whole_context(dimensions, kind, fourier):
-    model, x, context = build(dimensions, kind, seed=dimensions, fourier=fourier)
+@pytest.mark.parametrize(("network", "fourier"), [("masked", 0), ("masked", 2), ("separate", 0), ("separate", 2)])
+def test_each_conditional_sees_what_precedes_it_and_the_whole_context(dimensions, kind, network, fourier):
+    hidden = reach(dimensions) if network == "separate" else (24, 24)
+    model, x, context = build(dimensions, kind, seed=dimensions, fourier=fourier, network=network, hidden=hidden)
     assert sorted(model.order) == list(range(dimensions))
     x = x.clone().requires_grad_(True)
     context = None if context is None else context.clone().requires_grad_(True)
@@ -115,21 +122,39 @@ def test_a_shifted_mask_would_be_caught():
     assert (seen[rank[None, :] >= rank[:, None]] > 0.0).any()
 
 
-@pytest.mark.parametrize("levels", [None, 7])
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"hidden": ()}, "at least one layer"),
+        ({"network": "separate", "hidden": ((8,), ())}, "at least one layer"),
+        ({"network": "separate", "hidden": ((8,), (8,), (8,))}, "3 coordinates, the event has 2"),
+        ({"hidden": ((8,), (8,))}, "network: separate"),
+        ({"family": "gaussian", "levels": 7}, "no probabilities of levels"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_reason(keys, words):
+    levels = keys.pop("levels", None)
+    event = EventSpec(shape=(2,)) if levels is None else EventSpec(shape=(2,), low=0.0, high=1.0, levels=levels)
+    with pytest.raises(ConfigError, match=words):
+        MADEConfig(**keys).build(event)
+
+
+@pytest.mark.parametrize(("levels", "family"), [(None, "logistic"), (7, "logistic"), (None, "gaussian")])
+@pytest.mark.parametrize("network", ["masked", "separate"])
 @pytest.mark.parametrize("kind", ["no context", "anchored + features"])
-def test_one_coordinate_at_a_time_is_the_same_as_all_at_once(levels, kind):
+def test_one_coordinate_at_a_time_is_the_same_as_all_at_once(levels, family, network, kind):
     """The sampler's passes agree with one pass over the finished sample, uniform for uniform."""
-    model, _, context = build(5, kind, levels=levels, fourier=2)
+    model, _, context = build(5, kind, levels=levels, fourier=2, family=family, network=network)
     context = None if context is None else context.repeat(50, 1)
     sample = model.sample(300, context, generator=Generator().manual_seed(1))
     logit_u = logistic_mixture.logit_uniform((300, 5), model.unit, Generator().manual_seed(1))
     with torch.no_grad():
         relative = model._relative(parameters_of(model, sample, context), sample)
         mixture = model._absolute(relative, model._anchor(context), model.unit)
-    again = logistic_mixture.inverse_cdf(logit_u, *mixture)
+    again = model.family.inverse_cdf(logit_u, *mixture)
     again = again if levels is None else model.event.quantize(again)
     assert torch.allclose(again, sample, atol=1e-9)
-    wrong_order = logistic_mixture.inverse_cdf(logit_u.flip(1), *mixture)
+    wrong_order = model.family.inverse_cdf(logit_u.flip(1), *mixture)
     assert not torch.allclose(wrong_order, sample, atol=1e-2)
 
 
