@@ -239,9 +239,7 @@ def median_sigma(data: Tensor, most: int = 2000) -> float:
     flat = data[rows].flatten(1).double()
     sigma = torch.pdist(flat).median().item() / (2.0 * math.sqrt(flat.shape[1]))
     if not sigma > 0:
-        raise ConfigError(
-            "kernel.sigma: the median rule gives 0, since most training examples are equal; give a number"
-        )
+        raise ConfigError("kernel.sigma: the median rule gives 0, as most training examples are equal; give a number")
     return sigma
 
 

@@ -51,7 +51,7 @@ class SigmaSearch:
         self.config, self.data, self.policy, self.assemble = config, data, policy, assemble
         self.progress = progress or Progress(enabled=False)
         settings = config.trainer.sigma_search
-        self.steps = settings.steps or max(1, config.trainer.max_steps // 24)
+        self.steps = settings.steps or max(1, config.trainer.max_steps // 16)
         self.median = median_sigma(data.split("train").x)
         self.candidates = _log_spaced(self.median * settings.low, self.median * settings.high, settings.candidates)
 
@@ -63,8 +63,8 @@ class SigmaSearch:
         config, model, baseline = self.assemble(self.with_sigma(self.candidates[0]), self.data)
         if not model.inverter.has_density:
             raise ConfigError(
-                f'{config.name}: kernel.sigma: "auto" needs a bound to compare, which inverter "{config.inverter.type}" '
-                'does not give; use inverter type: conditional, or give a number or "median"'
+                f'{config.name}: kernel.sigma: "auto" needs a bound to compare, which inverter '
+                f'"{config.inverter.type}" does not give; use inverter type: conditional, or give a number or "median"'
             )
         self.data.split("validation")
         for stage in plan(config, model, baseline):
@@ -86,7 +86,7 @@ class SigmaSearch:
         Raises NonFiniteError where every candidate's training failed; Interrupted.
         """
         done = self._done(directory)
-        if len(done) > 0:
+        if done:
             self.progress.note(f"sigma: {len(done)} rungs of the search are done")
         rungs: list[Rung] = []
         record = self._record(rungs)

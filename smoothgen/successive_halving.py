@@ -1,4 +1,4 @@
-"""The best of several candidates by successive halving: all train a little, the better half twice as long, and so on."""
+"""The best of several candidates: all train a little, the better half twice as long, until one is left."""
 
 from __future__ import annotations
 
