@@ -82,8 +82,8 @@ class SigmaSearchConfig(StrictModel):
 
     candidates: how many sigmas, evenly spaced in log sigma from `low` to `high` times the median rule's (appendix C.1).
     steps: of the first training of each; the better half then trains anew for twice as many, until one is left. By
-    default max_steps / 16, with which 6 candidates take together a quarter more steps than the final training. Stages
-    with their own max_steps, and every warm-up, are shortened in proportion.
+    default max_steps / 20, with which 6 candidates take together as many steps as the final training. Stages with
+    their own max_steps, and every warm-up, are shortened in proportion.
     """
 
     candidates: Annotated[int, Field(ge=2)] = 6

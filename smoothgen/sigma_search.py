@@ -51,7 +51,7 @@ class SigmaSearch:
         self.config, self.data, self.policy, self.assemble = config, data, policy, assemble
         self.progress = progress or Progress(enabled=False)
         settings = config.trainer.sigma_search
-        self.steps = settings.steps or max(1, config.trainer.max_steps // 16)
+        self.steps = settings.steps or max(1, config.trainer.max_steps // 20)
         self.median = median_sigma(data.split("train").x)
         self.candidates = _log_spaced(self.median * settings.low, self.median * settings.high, settings.candidates)
 

@@ -95,31 +95,32 @@ def winner(candidates: Sequence[float], rungs: Sequence[Rung]) -> float:
 
 
 def refined(candidates: Sequence[float], rungs: Sequence[Rung]) -> float:
-    """The top of the parabola in log sigma through the winner and its two neighbours, kept between these.
+    """The top of the parabola in log sigma through the winner and its two neighbours.
 
-    Through their scores in the last rung that has all three; the winner itself where none has, where it lies at an end
-    of the ascending candidates, or where the three scores have no maximum.
+    Through their scores in the last rung that has all three and in which the winner leads them, so that the top lies
+    between the neighbours; an early rung in which another leads is one that later ones have corrected. The winner
+    itself where there is no such rung, or where it lies at an end of the ascending candidates.
     """
     best = winner(candidates, rungs)
     place = list(candidates).index(best)
-    three = list(candidates)[max(place - 1, 0) : place + 2]
+    if not 0 < place < len(candidates) - 1:
+        return best
+    three = candidates[place - 1 : place + 2]
     for rung in reversed(rungs):
         scores = [score for score in map(rung.score_of, three) if score is not None]
-        if len(three) == len(scores) == 3:
-            return _top([math.log(value) for value in three], scores, best)
+        if len(scores) == 3 and scores[1] == max(scores):
+            return _top([math.log(value) for value in three], scores)
     return best
 
 
-def _top(positions: list[float], scores: list[float], otherwise: float) -> float:
-    """exp of where the parabola through three points is highest, within their range."""
+def _top(positions: Sequence[float], scores: Sequence[float]) -> float:
+    """exp of where the parabola through three points is highest; the middle one is as high as any."""
     (left, middle, right), (low, centre, high) = positions, scores
     rise, fall = (centre - low) / (middle - left), (high - centre) / (right - middle)
-    if not fall < rise:
-        return otherwise
+    if rise == fall:
+        return math.exp(middle)
     # the slope is `rise` halfway between the first two points, `fall` halfway between the last two
-    share = rise / (rise - fall)
-    top = 0.5 * (left + middle) + share * 0.5 * (right - left)
-    return math.exp(min(max(top, left), right))
+    return math.exp(0.5 * (left + middle) + rise / (rise - fall) * 0.5 * (right - left))
 
 
 def _ranked(scores: Sequence[float | None]) -> list[int]:

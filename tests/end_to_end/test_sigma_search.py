@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.errors import ConfigError, NonFiniteError
 from smoothgen.event import EventSpec
 from smoothgen.experiment import assemble
-from smoothgen.noise_kernel import ProductKernel, median_sigma
+from smoothgen.noise_kernel import NoiseKernelConfig, ProductKernel, median_sigma
 from smoothgen.registry import installed
 from smoothgen.run_directory import RunDirectory
 from smoothgen.sigma_search import SigmaSearch, shortened
@@ -243,6 +244,40 @@ def test_a_schedule_is_shortened_in_proportion():
     assert (density.max_steps, density.warmup_steps) == (50, 5)
     assert (inverter.max_steps, inverter.warmup_steps) == (150, 0)
     assert density.learning_rate == trainer.learning_rate
+
+
+class NarrowConfig(NoiseKernelConfig):
+    """A kernel of someone else's: Gaussian noise under a key of its own, to be searched for where that is 0."""
+
+    type: Literal["narrow"] = "narrow"
+    width: float = 0.0
+
+    @property
+    def searches(self):
+        return self.width == 0.0
+
+    def with_sigma(self, sigma):
+        return self.model_copy(update={"width": sigma})
+
+    def build(self, event):
+        return installed().find("kernel", "gaussian")(sigma=self.width).build(event)
+
+
+def test_any_kernel_may_take_part():
+    config = load_config(auto()).model_copy(update={"kernel": NarrowConfig()})
+    result = smoothgen.fit(config)
+    assert result.config.kernel == NarrowConfig(width=result.metrics["sigma_search"]["sigma"])
+    assert timeless(result.metrics["sigma_search"]) == timeless(search_of(auto()).run())
+
+
+def test_other_kernels_are_not_searched_for():
+    class Plain(NoiseKernelConfig):
+        type: Literal["plain"] = "plain"
+
+    assert not Plain().searches
+    assert not load_config(auto(kernel__sigma="median")).kernel.searches
+    with pytest.raises(TypeError, match="Plain must define with_sigma"):
+        Plain().with_sigma(0.3)
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
