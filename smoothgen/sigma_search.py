@@ -95,7 +95,7 @@ class SigmaSearch:
             record = self._record(rungs)
             if directory is not None and self.policy.is_main and len(rungs) > len(done):
                 directory.write_search(record)
-        self._tell(record["sigma"])
+        self.progress.note(summary(record))
         return record
 
     def _record(self, rungs: list[Rung]) -> dict[str, Any]:
@@ -114,13 +114,6 @@ class SigmaSearch:
         if stored is None or tuple(stored["candidates"]) != self.candidates:
             return []
         return [Rung.restored(values) for values in stored["rungs"]]
-
-    def _tell(self, sigma: float) -> None:
-        line = f"sigma: {sigma:.4g} found, {sigma / self.median:.2f} of the median rule's {self.median:.4g}"
-        if sigma in (self.candidates[0], self.candidates[-1]):
-            key = "low" if sigma == self.candidates[0] else "high"
-            line += f"; it lies at the end of the range, so widen trainer.sigma_search.{key}"
-        self.progress.note(line)
 
     def _measure(self, candidates: tuple[float, ...], steps: int) -> Rung:
         """One rung. Every process has the numbers of the main one, so that all keep the same candidates."""
@@ -172,6 +165,16 @@ class SigmaSearch:
         split, most = self.data.split("validation"), self.config.trainer.validation_examples
         context = None if split.context is None else self.policy.place(split.context[:most])
         return Split(self.policy.place(split.x[:most]), context)
+
+
+def summary(record: dict[str, Any]) -> str:
+    """What a search found, in one line, and whether its range was too narrow."""
+    sigma, median, (first, *_, last) = record["sigma"], record["median"], record["candidates"]
+    line = f"sigma: {sigma:.4g} found, {sigma / median:.2f} of the median rule's {median:.4g}"
+    if sigma in (first, last):
+        key = "low" if sigma == first else "high"
+        line += f"; it lies at the end of the range, so widen trainer.sigma_search.{key}"
+    return line
 
 
 def with_found_sigma(config: ExperimentConfig, record: dict[str, Any] | None) -> ExperimentConfig:

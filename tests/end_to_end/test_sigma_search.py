@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 import torch
 import yaml
+from command_line import call
 from test_distributed import torchrun
 
 import smoothgen
@@ -169,17 +170,16 @@ def test_a_candidate_whose_training_breaks_is_dropped(monkeypatch, failing):
         search.run()
 
 
-def test_a_range_that_ends_too_early_is_said(capsys):
-    config = load_config(auto(trainer__sigma_search={"low": 0.001, "high": 0.003, "candidates": 2, "steps": 1}))
-    lines = []
-
-    class Told(smoothgen.progress.Progress):
-        def note(self, line):
-            lines.append(line)
-
-    search = SigmaSearch(config, config.data.build(), DevicePolicy(config.device), assemble, Told(enabled=False))
-    search.run()
-    assert "widen trainer.sigma_search." in lines[-1]
+def test_the_command_line_says_what_was_found_and_when_the_range_was_too_narrow(tmp_path, capsys, monkeypatch):
+    (tmp_path / "auto.yaml").write_text(yaml.safe_dump(auto()))
+    command = ("train", tmp_path / "auto.yaml", "trainer.sigma_search.candidates=2", "trainer.sigma_search.low=0.001")
+    narrow = call(capsys, monkeypatch, *command, "trainer.sigma_search.high=0.003", "--run-dir", tmp_path / "run")
+    found = RunDirectory(tmp_path / "run").search()
+    assert narrow.code == 0, narrow.err
+    assert f"sigma: {found['sigma']:.4g} found" in narrow.out
+    key = "low" if found["sigma"] == found["candidates"][0] else "high"
+    assert f"widen trainer.sigma_search.{key}" in " ".join(narrow.out.split())
+    assert "sigma, 2 candidates of 3 steps" in narrow.err
 
 
 def test_the_baseline_takes_no_part(monkeypatch):
