@@ -305,6 +305,10 @@ def free_directory(wanted: Path) -> Path:
 
 def show(metrics: dict[str, Any]) -> None:
     """Tables of what was measured."""
+    if "sigma_search" in metrics:
+        from smoothgen.sigma_search import summary
+
+        _console().print(summary(metrics["sigma_search"]), highlight=False)
     if metrics.get("likelihoods"):
         _show_likelihoods(metrics, metrics["likelihoods"])
     if "quality" in metrics or "neighbours" in metrics:

@@ -17,7 +17,7 @@ from smoothgen.config import ExperimentConfig, load_config
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, NoClosedFormError
 from smoothgen.evaluation.pictures import all_panels, save_panels
-from smoothgen.experiment import Source, assemble, check_same, fit, load, load_baseline
+from smoothgen.experiment import Source, check_same, fit, load, load_baseline, resolved
 from smoothgen.run_directory import EVALUATION, RunDirectory
 
 LIKELIHOODS = {"two-step": "elbo", "single-step": "stage-one", "baseline": "baseline"}
@@ -62,7 +62,7 @@ def _run(config: ExperimentConfig, seed: int, path: Path, again: bool, progress:
     if again or not (path / EVALUATION).exists():
         fit(of_seed, path, resume=run.exists, progress=progress)
     else:
-        check_same(assemble(of_seed, of_seed.data.build())[0], run)
+        check_same(resolved(of_seed, of_seed.data.build()), run)
     return run
 
 

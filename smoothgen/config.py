@@ -5,9 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from smoothgen.component import StrictModel, describe, nearest
 from smoothgen.data_source import AnyDataSource
@@ -69,9 +77,30 @@ class StageOverrides(StrictModel):
     patience: NonNegativeInt | None = None
 
 
+class SigmaSearchConfig(StrictModel):
+    """How `kernel.sigma: auto` is found: by successive halving.
+
+    candidates: how many sigmas, evenly spaced in log sigma from `low` to `high` times the median rule's (appendix C.1).
+    steps: of the first training of each; the better half then trains anew for twice as many, until one is left. By
+    default max_steps / 20, with which 6 candidates take together as many steps as the final training. Stages with
+    their own max_steps, and every warm-up, are shortened in proportion.
+    """
+
+    candidates: Annotated[int, Field(ge=2)] = 6
+    low: PositiveFloat = 0.1
+    high: PositiveFloat = 1.2
+    steps: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
 class TrainerConfig(StageConfig):
-    """The stages' common settings, what single stages change (`density`, `inverter`, `joint`, `baseline`), and how
-    often to validate, log and save, in steps.
+    """The stages' common settings, what single stages change (`density`, `inverter`, `joint`, `baseline`), how often
+    to validate, log and save, in steps, and how a sigma that is to be found is searched for.
     """
 
     validate_every: PositiveInt = 500
@@ -82,6 +111,7 @@ class TrainerConfig(StageConfig):
     inverter: StageOverrides = StageOverrides()
     joint: StageOverrides = StageOverrides()
     baseline: StageOverrides = StageOverrides()
+    sigma_search: SigmaSearchConfig = SigmaSearchConfig()
 
     def stage(self, name: StageName) -> StageConfig:
         """The settings of one stage."""

@@ -22,6 +22,7 @@ from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
 from smoothgen.progress import Progress
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
+from smoothgen.sigma_search import SigmaSearch, with_found_sigma
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.trainer import Trainer
 
@@ -56,23 +57,28 @@ def assemble(
     config: ExperimentConfig, source: DataSource
 ) -> tuple[ExperimentConfig, SmoothedModel, DensityModel | None]:
     """The configuration with its data-dependent values filled in, and the untrained modules it describes."""
-    train = source.split("train").x
-    smoothed = config.model().resolve(train)
-    plain = None if config.baseline is None else config.baseline.resolve(train)
-    parts = {"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter, "baseline": plain}
-    config = config.model_copy(update=parts)
+    config = resolved(config, source)
     context = ContextSpec(features=source.features) if source.features else None
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(config.seed, "build"))
-            model = smoothed.build(source.event, context)
+            model = config.model().build(source.event, context)
             check(config, model)
             baseline = None
-            if plain is not None:
-                baseline = build_density(plain, source.event.standard(), context)
+            if config.baseline is not None:
+                baseline = build_density(config.baseline, source.event.standard(), context)
     except SmoothgenError as error:
         raise type(error)(f"{config.name}: {error}") from error
     return config, model, baseline
+
+
+def resolved(config: ExperimentConfig, source: DataSource) -> ExperimentConfig:
+    """The configuration with its data-dependent values filled in; what only training finds stays as it is."""
+    train = source.split("train").x
+    smoothed = config.model().resolve(train)
+    plain = None if config.baseline is None else config.baseline.resolve(train)
+    parts = {"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter, "baseline": plain}
+    return config.model_copy(update=parts)
 
 
 def check(config: ExperimentConfig, model: SmoothedModel) -> None:
@@ -94,6 +100,7 @@ def fit(
 ) -> Result:
     """Trains both stages (and the baseline), measures them on the test split, and keeps everything in `run_dir`.
 
+    A kernel with `sigma: auto` is searched for first; the run's configuration then holds the number that was found.
     resume: continue the run that lies in `run_dir` from its last checkpoint, with the same configuration; the weights
     end exactly as if it had never stopped. Without a run_dir nothing is written.
     Raises ConfigError, DataError, DeviceError, RunDirectoryError, CheckpointError, NonFiniteError, Interrupted.
@@ -104,27 +111,39 @@ def fit(
         raise ConfigError("resume needs the run_dir of the run to continue")
     bars = Progress(enabled=progress and policy.is_main)
     data = config.data.build()
-    config, model, baseline = assemble(config, data)
-    check_measurable(config, data)
+    search = SigmaSearch(config, data, policy, assemble, bars) if config.kernel.searches else None
+    parts = assemble(config, data) if search is None else search.checked()
+    check_measurable(parts[0], data)
     with policy.processes():
         if run_dir is None:
-            return _train(Trainer(config, model, baseline, data, policy, None, bars), False)
+            record = None
+            if search is not None:
+                record = search.run()
+                parts = search.assembled(record)
+            return _train(Trainer(*parts, data, policy, None, bars), False, record)
         run = RunDirectory(Path(run_dir))
         with run.writing(resume) if policy.is_main else contextlib.nullcontext():
             policy.barrier()
             from_checkpoint = resume and run.checkpoint.exists()
             if resume and run.exists:
-                check_same(config, run)
+                check_same(resolved(config, data), run)
+            elif policy.is_main:
+                run.write_search(None)
             policy.barrier()
-            trainer = Trainer(config, model, baseline, data, policy, run, bars)
             if policy.is_main and not from_checkpoint:
                 run.rewind(0)
-                run.describe(config)
-            return _train(trainer, from_checkpoint)
+            if search is not None:
+                if policy.is_main and not from_checkpoint:
+                    run.describe(resolved(config, data))
+                parts = search.assembled(search.run(run))
+            trainer = Trainer(*parts, data, policy, run, bars)
+            if policy.is_main and not from_checkpoint:
+                run.describe(trainer.config)
+            return _train(trainer, from_checkpoint, run.search())
 
 
-def _train(trainer: Trainer, resume: bool) -> Result:
-    """Trains, then saves, measures and draws in the main process."""
+def _train(trainer: Trainer, resume: bool, search: dict[str, Any] | None) -> Result:
+    """Trains, then saves, measures and draws in the main process. search: the record of how sigma was found."""
     trainer.train(resume)
     config, run, policy = trainer.config, trainer.run, trainer.policy
     metrics: dict[str, Any] = {}
@@ -136,6 +155,7 @@ def _train(trainer: Trainer, resume: bool) -> Result:
         directory = None if run is None else run.path
         parts = (trainer.model, trainer.baseline, trainer.source)
         metrics = measure(config, *parts, policy, trainer.progress, directory)
+        metrics |= {} if search is None else {"sigma_search": search}
         if run is not None:
             run.write_metrics(metrics)
             if config.evaluate.metrics is None or "samples" in config.evaluate.metrics:
@@ -145,8 +165,12 @@ def _train(trainer: Trainer, resume: bool) -> Result:
 
 
 def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
-    """Raises ConfigError where a resumed run would train something else than it began with."""
-    now, then = config.model_dump(mode="json"), run.stored_config().model_dump(mode="json")
+    """Raises ConfigError where a resumed run would train something else than it began with.
+
+    config: `resolved`. A sigma that was to be found is the one that the run's search found, if it has ended.
+    """
+    both = (with_found_sigma(each, run.search()) for each in (config, run.stored_config()))
+    now, then = (each.model_dump(mode="json") for each in both)
     changed = [key for key in now if key not in ("name", "description", "evaluate", "device") and now[key] != then[key]]
     if changed:
         raise ConfigError(

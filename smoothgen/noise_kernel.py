@@ -164,6 +164,15 @@ class NoiseKernelConfig(ComponentConfig):
 
     interface: ClassVar[str] = "kernel"
 
+    @property
+    def searches(self) -> bool:
+        """Whether training has to find this kernel's sigma first, by trying several: see smoothgen/sigma_search.py."""
+        return False
+
+    def with_sigma(self, sigma: float) -> Self:
+        """This kernel with noise of that standard deviation in every coordinate; for kernels that `searches`."""
+        raise TypeError(f"{type(self).__name__} must define with_sigma(sigma) to be searched for")
+
     def build(self, event: EventSpec) -> NoiseKernel:
         """The kernel over this event. Raises ConfigError for what cannot be built."""
         raise TypeError(f"{type(self).__name__} must define build(event)")
@@ -174,11 +183,11 @@ def _one_message(value: Any, handler: Any) -> Any:
         return handler(value)
     except ValidationError:
         raise PydanticCustomError(
-            "sigma", 'must be a number above 0, one such number per coordinate, or "median"'
+            "sigma", 'must be a number above 0, one such number per coordinate, "median" or "auto"'
         ) from None
 
 
-Sigma = Annotated[PositiveFloat | tuple[PositiveFloat, ...] | Literal["median"], WrapValidator(_one_message)]
+Sigma = Annotated[PositiveFloat | tuple[PositiveFloat, ...] | Literal["median", "auto"], WrapValidator(_one_message)]
 """The standard deviation of the noise in a configuration."""
 
 
@@ -187,6 +196,7 @@ class ScaledKernelConfig(NoiseKernelConfig):
 
     sigma: standard deviation of the noise in the model's coordinates: a number, one number per coordinate, or
     "median": half the median distance between two training examples, divided by sqrt(D) (appendix C.1).
+    "auto": the one of several whose models reach the best bound after short trainings (`trainer.sigma_search`).
     learnable: start there and train sigma with the bound, both stages jointly.
     """
 
@@ -198,8 +208,20 @@ class ScaledKernelConfig(NoiseKernelConfig):
             return self
         return self.model_copy(update={"sigma": median_sigma(data)})
 
+    @property
+    def searches(self) -> bool:
+        return self.sigma == "auto"
+
+    def with_sigma(self, sigma: float) -> Self:
+        return self.model_copy(update={"sigma": sigma})
+
     def number(self) -> float | tuple[float, ...]:
-        """sigma once it is resolved. Raises ConfigError where it still waits for data."""
+        """sigma once it is resolved. Raises ConfigError where it still waits for data, or for training."""
+        if self.searches:
+            raise ConfigError(
+                'kernel.sigma: "auto" is found by training the experiment whose own kernel this is: use smoothgen.fit '
+                "(or smoothgen train), or give a number"
+            )
         if isinstance(self.sigma, str):
             raise ConfigError(f'kernel.sigma: "{self.sigma}" needs training data; build from a whole configuration')
         return self.sigma
@@ -212,12 +234,12 @@ def median_sigma(data: Tensor, most: int = 2000) -> float:
     Source: arXiv 2103.15089, appendix C.1.
     """
     if len(data) < 2:
-        raise ConfigError('kernel.sigma: "median" needs at least two training examples')
+        raise ConfigError("kernel.sigma: the median rule needs at least two training examples")
     rows = torch.linspace(0, len(data) - 1, min(most, len(data)), device=data.device).long()
     flat = data[rows].flatten(1).double()
     sigma = torch.pdist(flat).median().item() / (2.0 * math.sqrt(flat.shape[1]))
     if not sigma > 0:
-        raise ConfigError('kernel.sigma: "median" is 0, since most training examples are equal; give a number')
+        raise ConfigError("kernel.sigma: the median rule gives 0, as most training examples are equal; give a number")
     return sigma
 
 

@@ -21,7 +21,7 @@ from smoothgen.errors import RunDirectoryError
 from smoothgen.registry import installed
 
 CHECKPOINT, METRICS, EXPERIMENT = "checkpoint.safetensors", "metrics.jsonl", "experiment.yaml"
-EVALUATION = "evaluation.json"
+EVALUATION, SIGMA_SEARCH = "evaluation.json", "sigma_search.json"
 
 
 class RunDirectory:
@@ -98,6 +98,21 @@ class RunDirectory:
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Writes what evaluation measured."""
         write_json(self.path / EVALUATION, metrics)
+
+    def write_search(self, record: dict[str, Any] | None) -> None:
+        """Keeps how far the search for sigma is; None forgets an older one."""
+        if record is None:
+            (self.path / SIGMA_SEARCH).unlink(missing_ok=True)
+        else:
+            write_json(self.path / SIGMA_SEARCH, record)
+
+    def search(self) -> dict[str, Any] | None:
+        """The record of the search for sigma, or None where there was none."""
+        path = self.path / SIGMA_SEARCH
+        if not path.is_file():
+            return None
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record
 
     def metrics(self) -> list[dict[str, Any]]:
         """Everything logged so far."""
