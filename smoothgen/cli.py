@@ -146,17 +146,45 @@ def compare(
     from smoothgen.comparison import compare as compare_seeds
     from smoothgen.comparison import markdown
     from smoothgen.config import load_config
-    from smoothgen.errors import ConfigError
 
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise ConfigError(f'--seeds: expected whole numbers with commas between, got "{seeds}"') from None
+    numbers = _seeds(seeds)
     loaded = load_config(config, overrides or [])
     directory = out or Path("runs") / f"{loaded.name}-comparison"
     result = compare_seeds(loaded, numbers, directory, measure_again=again, progress=True)
     typer.echo(markdown(result))
     typer.echo(f"everything is in {directory}; look at {directory / 'comparison.png'}")
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="A study's name, or all.", metavar="NAME|all")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same code paths with a fraction of the steps.")] = False,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    jobs: Annotated[int | None, typer.Option(help="Processes; by default one for each core.", min=1)] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of outcomes, page and pictures.")] = None,
+) -> None:
+    """Run the paper's tables and figures in one and two dimensions again, beside exact entropies, and write a page.
+
+    Without a name, lists the studies. A stopped command goes on where it was.
+    """
+    from smoothgen.reproduction.runner import reproduce as run_studies
+    from smoothgen.reproduction.studies import chosen
+
+    if name is None:
+        from rich.table import Table
+
+        table = Table("study", "what it is", "source")
+        for study in chosen("all"):
+            table.add_row(study.name, study.title, study.source)
+        _console().print(table)
+        return
+    directory = out or Path("runs") / ("reproduction-quick" if quick else "reproduction")
+    command = ["smoothgen", *sys.argv[1:]]
+    numbers = _seeds(seeds)
+    page = run_studies(
+        chosen(name), directory, seeds=numbers, quick=quick, workers=jobs, command=command, progress=True
+    )
+    typer.echo(f"the page is {page}")
 
 
 @app.command()
@@ -292,6 +320,15 @@ def schema(
     else:
         write_atomically(out, text.encode())
         typer.echo(f"schema in {out}; name it in the first line of a YAML file: # yaml-language-server: $schema={out}")
+
+
+def _seeds(text: str) -> list[int]:
+    from smoothgen.errors import ConfigError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f'--seeds: expected whole numbers with commas between, got "{text}"') from None
 
 
 def free_directory(wanted: Path) -> Path:
