@@ -111,6 +111,9 @@ def evaluate(
     metrics: tuple[str, ...] = ("elbo",) if model.inverter.has_density or model.event.levels is not None else ()
     if config.evaluate.features is not None:
         metrics += ("quality", "neighbours")
+    by_default = config.evaluate.model_copy(update={"metrics": None})
+    if by_default.measures("two-sample", model.event) or "two-sample" in (config.evaluate.metrics or ()):
+        metrics += ("two-sample",)
     if not metrics:
         raise NoDensityError(
             f'{run}: inverter "{config.inverter.type}" has no density, so there is no bound to measure; for sample '
@@ -344,7 +347,7 @@ def show(metrics: dict[str, Any]) -> None:
     """Tables of what was measured."""
     if metrics.get("likelihoods"):
         _show_likelihoods(metrics, metrics["likelihoods"])
-    if "quality" in metrics or "neighbours" in metrics:
+    if "quality" in metrics or "neighbours" in metrics or "two_sample" in metrics:
         from smoothgen.evaluation import tables
 
         console = _console()
@@ -354,6 +357,8 @@ def show(metrics: dict[str, Any]) -> None:
                 console.print(line, highlight=False)
         if "neighbours" in metrics:
             console.print(tables.neighbour_table(metrics["neighbours"]))
+        if "two_sample" in metrics:
+            console.print(tables.two_sample_table(metrics["two_sample"]))
 
 
 def _show_likelihoods(metrics: dict[str, Any], likelihoods: dict[str, Any]) -> None:
