@@ -22,7 +22,7 @@ from smoothgen.run_directory import RunDirectory
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import plan
 from smoothgen.successive_halving import Rung, refined, successive_halving, winner
-from smoothgen.trainer import Trainer
+from smoothgen.trainer import trainer_of
 
 Parts = tuple[ExperimentConfig, SmoothedModel, DensityModel | None]
 Assemble = Callable[[ExperimentConfig, DataSource], Parts]
@@ -152,7 +152,7 @@ class SigmaSearch:
             trainer = trainer.model_copy(update={"density": trainer.joint, "inverter": trainer.joint})
         config = config.model_copy(update={"trainer": shortened(trainer, steps)})
         try:
-            Trainer(config, model, None, self.data, self.policy).train()
+            trainer_of(config, model, None, self.data, self.policy).train()
         except Interrupted as stopped:
             raise Interrupted(
                 f"stopped by signal {stopped.signum} in the search for sigma; finished rungs are in the run directory "
