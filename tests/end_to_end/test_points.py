@@ -104,9 +104,11 @@ def test_tables_with_context_are_compared_with_training_rows(tmp_path):
     assert set(found["sets"]["two-step"]) == MEASURES - {"off support"}
 
 
-def test_few_points_are_left_out_or_refused(tmp_path):
+def test_few_points_are_left_out_or_refused(tmp_path, capsys, monkeypatch):
     few = CONFIG | {"data": {"type": "rings", "test_size": 19}}
-    assert "two_sample" not in smoothgen.fit(few).metrics
+    assert "two_sample" not in smoothgen.fit(few, tmp_path / "few").metrics
+    answer = call(capsys, monkeypatch, "evaluate", tmp_path / "few", "--device", "cpu")
+    assert answer.code == 0 and "elbo" in answer.out and "MMD^2" not in answer.out
     few["evaluate"] = {"metrics": ["two-sample"]}
     with pytest.raises(DataError, match=r"needs 20 examples of the training and of the test split, got 19"):
         smoothgen.fit(few, tmp_path / "run")
