@@ -135,7 +135,7 @@ def test_a_learnable_sigma_starts_from_the_one_that_was_found(monkeypatch):
     original = Trainer.train
 
     def train(self, *arguments):
-        starts.append(self.model.kernel.sigma.item())
+        starts.append(self.trainees["model"].kernel.sigma.item())
         original(self, *arguments)
         if len(self.stages) == 2:
             assert self.model.kernel.sigma.item() == starts[-1], "a candidate keeps its sigma"
