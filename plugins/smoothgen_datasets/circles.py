@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from smoothgen_datasets.quadrature import around
-from smoothgen_datasets.toy import ToyConfig, ToySource, category, constant, normal, uniform
+from smoothgen_datasets.toy import REACH, ToyConfig, ToySource, category, constant, normal, uniform
 
 
 def log_circle(distance: Tensor, radius: Tensor, variance: float) -> Tensor:
@@ -25,6 +25,10 @@ class CircleMixture(ToySource):
     """(1/K) sum_k circle(centre_k, radius_k) + N(0, noise^2 I), in the plane.
 
     Gaussian noise of standard deviation sigma only turns noise^2 into noise^2 + sigma^2.
+
+    On the support: at most 3 noise from the nearest circle, along the radius. The distance from one's own centre
+    follows a Rice law, which exceeds 3 noise at a rate of about erfc(3 / sqrt 2) = 0.0027; circles that cross or touch
+    catch some of each other's. Exact rates of true data off it, by quadrature: rings 0.00269, olympics 0.00257.
     """
 
     def __init__(
@@ -46,11 +50,18 @@ class CircleMixture(ToySource):
         return self._smoothed_log_prob(x, 0.0)
 
     def _smoothed_log_prob(self, x: Tensor, sigma: float) -> Tensor:
-        centred = x[:, None] - constant(self.centres, x.dtype, x.device)
-        distance = torch.linalg.vector_norm(centred, dim=2)
-        radii = constant(self.radii, x.dtype, x.device)
+        distance, radii = self._distances(x)
         log_components = log_circle(distance, radii, self.noise**2 + sigma**2)
         return torch.logsumexp(log_components, 1) - math.log(len(self.radii))
+
+    def _on_support(self, x: Tensor) -> Tensor:
+        distance, radii = self._distances(x)
+        return ((distance - radii).abs() <= REACH * self.noise).any(1)
+
+    def _distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, K) from every centre, and (K,) the radii."""
+        centred = x[:, None] - constant(self.centres, x.dtype, x.device)
+        return torch.linalg.vector_norm(centred, dim=2), constant(self.radii, x.dtype, x.device)
 
     def _compute_entropy(self) -> float:
         """-(1/K) sum_k of the integral of q_k log p, each in polar coordinates around centre k.
