@@ -36,9 +36,10 @@ def capacity(data: Nodes, kernel: NoiseKernel, components: int, reach: float, sp
 
     reach: how far the noise goes, in units of x. spacing: between the x_tilde that are looked at.
     """
+    smoothed = nodes_of_smoothed(data, kernel, reach, data.spacing)
+    smooth = best_cross_entropy(smoothed.x, smoothed.probability[None], components, data.spacing)[0].item()
+    smooth -= smoothed.entropy
     smoothed = nodes_of_smoothed(data, kernel, reach, spacing)
-    smooth = best_cross_entropy(smoothed.x, smoothed.probability[None], components, spacing)[0].item()
-    smooth += (smoothed.probability * smoothed.log_density).sum().item()
     seen = smoothed.probability > NEGLIGIBLE
     rows = posterior(data, kernel, smoothed.x[seen])
     entropy = -torch.special.xlogy(rows, rows / data.spacing).sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,12 +70,15 @@ class ThinRing(Study):
         peak = math.sqrt(0.5) * numbers["noise"] * 1e3
         nearest = min(range(len(sigmas)), key=lambda index: abs(sigmas[index] - SMOOTH))
         factor = plain / numbers["lipschitz"][nearest]
+        arrows = np.abs(outcome.arrays["arrows 0"])
+        crest = arrows[OFFSETS.index(0.0)] / plain
         first = (
-            f"The density's slope is steepest beside the ring, {plain:.0f} per unit of length, and 0 on its crest, as "
-            f"the paper draws it; Gaussian noise of {sigmas[nearest]:.3g} makes the Lipschitz constant {factor:.1f} "
-            "times smaller."
+            f"Beside the ring the density's slope reaches {plain:.0f} per unit of length, on its crest it is "
+            f"{100 * crest:.0f} % of that and {OFFSETS[-1]:g} away {100 * arrows[-1] / plain:.1g} %: small, large, "
+            f"small, large, small along the way, as the paper says. Gaussian noise of {sigmas[nearest]:.3g} makes the "
+            f"Lipschitz constant {factor:.1f} times smaller."
         )
-        falls = all(later < earlier for earlier, later in zip(numbers["lipschitz"], numbers["lipschitz"][1:]))
+        falls = all(later < earlier for earlier, later in itertools.pairwise(numbers["lipschitz"]))
         rows = [
             (f"{sigma:.3g}", f"{lip:.4g}", f"{lip / plain:.4f}", f"{closed(numbers['noise'], sigma):.4g}", f"{rms:.4g}")
             for sigma, lip, rms in zip(sigmas, numbers["lipschitz"], numbers["rms"], strict=True)
@@ -140,15 +144,13 @@ def _path(outcome: Outcome) -> Any:
             axis.imshow(outcome.arrays[f"window {sigma:g}"], origin="lower", extent=extent, cmap="viridis")
             axis.plot([-WINDOW, WINDOW], [-WINDOW, WINDOW], color="white", linewidth=0.6, linestyle=":")
             length = 0.055 * slope / np.abs(arrows).max()
-            axis.annotate(
-                "",
-                (offset + length, offset + length),
-                (offset, offset),
-                arrowprops={"arrowstyle": "-|>", "color": "white", "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0},
-            )
+            if abs(length) > 0.003:  # the head of a shorter arrow would hide which way it points
+                style = {"arrowstyle": "-|>", "color": "white", "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
+                axis.annotate("", (offset + length, offset + length), (offset, offset), arrowprops=style)
             axis.plot(offset, offset, "o", color=COLOURS[1], markersize=5)
             axis.set_title(f"c = {offset:g}\nslope {slope:.3g}", fontsize=8)
-        row[0].set_ylabel("not smoothed" if not sigma else f"sigma {sigma:g}", fontsize=9)
+        row[0].set_ylabel(("not smoothed" if not sigma else f"sigma {sigma:g}") + "\n$x_2 - \\sqrt{0.5}$", fontsize=9)
+    axes[1, len(OFFSETS) // 2].set_xlabel("$x_1 - \\sqrt{0.5}$", fontsize=9)
     return figure
 
 
