@@ -8,7 +8,11 @@ from smoothgen.component import nearest
 from smoothgen.errors import ConfigError
 from smoothgen.reproduction.study import Study
 
-STUDIES: tuple[str, ...] = ()
+STUDIES: tuple[str, ...] = (
+    "smoothgen.reproduction.plane:Rings",
+    "smoothgen.reproduction.plane:Olympics",
+    "smoothgen.reproduction.plane:Checkerboard",
+)
 """module:class, so that a worker imports only its own study."""
 
 
