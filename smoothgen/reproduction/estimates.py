@@ -1,54 +1,16 @@
-"""Numbers over seeds: mean and standard error, differences between what shares its seeds, and tables of them."""
+"""Numbers of outcomes over seeds, and differences between what shares its seeds: for curves and sentences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from smoothgen.reproduction.study import Job, Outcome
+from smoothgen.reproduction.tables import SURE, Column, Estimate, cell
 
 Seeded = dict[int, Outcome]
 """The outcomes of one row or curve point, by seed."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over n seeds and its standard error, which is nan for one seed."""
-
-    mean: float
-    error: float
-    n: int
-
-    def __str__(self) -> str:
-        """-0.012 ± 0.003; alone where there is one seed."""
-        return f"{self.mean:.3f}" + (f" ± {self.error:.3f}" if self.n > 1 else "")
-
-    def sign(self) -> int:
-        """-1 or 1 where the mean is more than two standard errors from 0, else 0. One seed decides nothing."""
-        return 0 if not abs(self.mean) > 2.0 * self.error else int(math.copysign(1.0, self.mean))
-
-
-def estimate(values: Iterable[float]) -> Estimate:
-    """The mean of numbers, one a seed."""
-    numbers = list(values)
-    mean = math.fsum(numbers) / len(numbers)
-    if len(numbers) == 1:
-        return Estimate(mean, math.nan, 1)
-    variance = math.fsum((value - mean) ** 2 for value in numbers) / (len(numbers) - 1)
-    return Estimate(mean, math.sqrt(variance / len(numbers)), len(numbers))
-
-
-def of_key(outcomes: Seeded, key: str) -> Estimate:
-    """The estimate of one of the outcomes' numbers."""
-    return estimate(outcome.numbers[key] for outcome in outcomes.values())
-
-
-def difference(first: Seeded, second: Seeded, key: str) -> Estimate:
-    """first - second of one of their numbers, seed by seed, so that what both share cancels."""
-    shared = sorted(first.keys() & second.keys())
-    return estimate(first[seed].numbers[key] - second[seed].numbers[key] for seed in shared)
 
 
 def grouped(outcomes: Mapping[Job, Outcome], *keys: str) -> dict[tuple[Any, ...], Seeded]:
@@ -60,7 +22,36 @@ def grouped(outcomes: Mapping[Job, Outcome], *keys: str) -> dict[tuple[Any, ...]
     return groups
 
 
+def of_key(outcomes: Seeded, key: str) -> Estimate:
+    """One of the outcomes' numbers over the seeds."""
+    return _over(outcome.numbers[key] for outcome in outcomes.values())
+
+
+def difference(first: Seeded, second: Seeded, key: str) -> Estimate:
+    """first - second of one of their numbers, seed by seed, so that what both share cancels.
+
+    The mean is nan where they share no seed.
+    """
+    shared = sorted(first.keys() & second.keys())
+    return _over(first[seed].numbers[key] - second[seed].numbers[key] for seed in shared)
+
+
+def _over(values: Iterable[float]) -> Estimate:
+    return Estimate.over(values) or Estimate(math.nan, math.nan, 0)
+
+
+def sure_sign(value: Estimate) -> int:
+    """-1 or 1 where a difference is more than two standard errors from 0, else 0; one seed decides nothing."""
+    return int(math.copysign(1.0, value.mean)) if abs(value.mean) > SURE * value.stderr else 0
+
+
+def text(value: Estimate, digits: int = 3) -> str:
+    """`0.1254 ± 0.0012`, or `0.125` for one seed."""
+    return cell(value, Column("", "", digits=digits))
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown; the first column is text, the others numbers."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    """A table in Markdown; the first column is text, the others numbers. Bars in cells are escaped."""
+    body = [[str(value).replace("|", "\\|") for value in line] for line in (header, *rows)]
+    body.insert(1, ["---", *["--:"] * (len(header) - 1)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in body)

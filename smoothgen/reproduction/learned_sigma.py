@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from smoothgen.config import load_config
 from smoothgen.reproduction.bounds import bounds
 from smoothgen.reproduction.capacity import capacity
 from smoothgen.reproduction.drawing import COLOURS, label, save, sheet
-from smoothgen.reproduction.estimates import Seeded, grouped, of_key, table
+from smoothgen.reproduction.estimates import Seeded, grouped, of_key, table, text
 from smoothgen.reproduction.line import REACH, data_of, kernel_of, nodes_of_data
 from smoothgen.reproduction.study import Job, Outcome, Study
 from smoothgen.reproduction.training import train_smoothed, unseen
@@ -23,6 +24,7 @@ CURVES = {
 }
 """Where the capacity is looked at."""
 SPACING = {"six_modes": 0.03, "two_gaussians": 0.02}
+Groups = Mapping[tuple[Any, ...], Seeded]
 GOAL_GAP, GOAL_SECONDS, GOAL_SIGMA = 0.135, 8.0, (0.60, 0.66)
 
 
@@ -68,11 +70,11 @@ class LearnedSigma(Study):
         for (data, start), seeded in learned.items():
             keys = ("sigma", "nll", "gap", "smooth_gap", "iw_gap")
             found = next(iter(seeded.values())).numbers
-            row = [data, f"{start:g}", f"{found['entropy']:.4f}", *(of_key(seeded, key) for key in keys)]
+            row = [data, f"{start:g}", f"{found['entropy']:.4f}", *(text(of_key(seeded, key)) for key in keys)]
             rows.append((*row, f"{of_key(seeded, 'cpu_seconds').mean:.1f}"))
         header = ("data", "start", "entropy", "learned σ", "-ELBO", "gap", "of it p(x̃)", "gap of IW-100", "CPU s")
         parts = [
-            _claim(learned),
+            _claim(learned, best),
             *(_convergence(data, learned, best) for data in STARTS),
             save(_figure(learned, best), directory, "learned-sigma", "learned sigma and its gap on the capacity curve"),
             "*Line: the least gap that two logistics in each part can have at that σ, found without a network. "
@@ -82,23 +84,21 @@ class LearnedSigma(Study):
         return "\n\n".join(part for part in parts if part)
 
 
-def _claim(learned: Mapping[tuple[Any, ...], Seeded]) -> str:
-    """Whether the learned variance is very large, as the paper finds for images."""
-    ratios = [
-        outcome.numbers["sigma"] / max(STARTS[data])
-        for (data, _), seeded in learned.items()
-        for outcome in seeded.values()
-    ]
-    grown = sum(ratio > 1.0 for ratio in ratios)
+def _claim(learned: Groups, best: Groups) -> str:
+    """Whether the learned variance is very large, as the paper finds for images: far beyond the best of the curve."""
+    ends, large = 0, 0
+    for (data, _), seeded in learned.items():
+        curve = _curve(data, best)
+        optimum = min(curve, key=lambda point: point[1])[0] if curve else math.inf
+        ends += len(seeded)
+        large += sum(outcome.numbers["sigma"] > 2.0 * optimum for outcome in seeded.values())
     return (
-        "The paper finds that a learned variance often becomes very large (on images): in one dimension "
-        f"{'no' if not grown else 'partly'}, {len(ratios) - grown} of {len(ratios)} runs end below the largest start."
+        "The paper finds that learning often makes the variance very large (on images). In one dimension "
+        f"{large} of {ends} runs end at more than twice the sigma that is best for mixtures of two logistics."
     )
 
 
-def _convergence(
-    data: str, learned: Mapping[tuple[Any, ...], Seeded], best: Mapping[tuple[Any, ...], Seeded]
-) -> str:
+def _convergence(data: str, learned: Groups, best: Groups) -> str:
     runs = [o.numbers for (name, _), seeded in learned.items() if name == data for o in seeded.values()]
     curve = _curve(data, best)
     if not runs or not curve:
@@ -121,12 +121,12 @@ def _convergence(
     return text
 
 
-def _curve(data: str, best: Mapping[tuple[Any, ...], Seeded]) -> list[tuple[float, float]]:
+def _curve(data: str, best: Groups) -> list[tuple[float, float]]:
     """(sigma, least gap), by sigma."""
     return sorted((sigma, of_key(seeded, "gap").mean) for (name, sigma), seeded in best.items() if name == data)
 
 
-def _figure(learned: Mapping[tuple[Any, ...], Seeded], best: Mapping[tuple[Any, ...], Seeded]) -> Any:
+def _figure(learned: Groups, best: Groups) -> Any:
     figure, axes = sheet(1, len(STARTS), 3.6)
     for axis, data in zip(axes[0], STARTS, strict=True):
         curve = _curve(data, best)
