@@ -16,7 +16,7 @@ WIDTH = 9.0
 """Inches of a figure, at 110 dots each."""
 
 
-def sheet(rows: int, columns: int, height: float, **shared: bool) -> tuple[Any, Any]:
+def sheet(rows: int, columns: int, height: float, **shared: bool | str) -> tuple[Any, Any]:
     """A figure of that height in inches and its axes, an array (rows, columns). shared: sharex, sharey."""
     from matplotlib.figure import Figure
 

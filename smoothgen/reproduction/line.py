@@ -85,11 +85,6 @@ def posterior(data: Nodes, kernel: NoiseKernel, x_tilde: Tensor) -> Tensor:
     return torch.softmax(joint_log_prob(data, kernel, x_tilde), 1)
 
 
-def posterior_mean(data: Nodes, kernel: NoiseKernel, x_tilde: Tensor) -> Tensor:
-    """E[x | x_tilde], by definition rather than by empirical Bayes: (m,)."""
-    return posterior(data, kernel, x_tilde) @ data.x
-
-
 def nodes_of_smoothed(data: Nodes, kernel: NoiseKernel, reach: float, spacing: float) -> Nodes:
     """The exact density of data plus noise. reach: how far beyond the data it is worth looking, in units of x."""
     x_tilde = torch.arange(data.x.min().item() - reach, data.x.max().item() + reach, spacing, dtype=torch.float64)

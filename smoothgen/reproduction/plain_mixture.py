@@ -88,7 +88,9 @@ class PlainMixture(Study):
                 "The paper says that eight plain logistics fail on six modes, perhaps by optimisation or start: with "
                 f"{failed} of {len(eight)} starts and learning rates they do for some seed, and with "
                 f"{len(done)} they fit every time ({where}).",
-                save(_figure(eight), directory, "plain-mixture", "densities of eight plain logistics by start and rate"),
+                save(
+                    _figure(eight), directory, "plain-mixture", "densities of eight plain logistics by start and rate"
+                ),
                 "*Grey: the exact density. Lines: eight logistics, one for each seed.*",
                 table(header, rows),
             ]

@@ -73,15 +73,22 @@ class PropositionOne(Study):
             )
         orders = [float(row[3]) for row in rows]
         holds = all(abs(order - 2.0) < 0.05 for order in orders)
-        header = ("noise", "change of E[log p]", "η/2 E[(log p)'']", "order of the rest", "rest / η²", "κ₄/24 E[(log p)'''']")
+        header = (
+            "noise",
+            "change of E[log p]",
+            "η/2 E[(log p)'']",
+            "order of the rest",
+            "rest / η²",
+            "κ₄/24 E[(log p)'''']",
+        )
         return "\n\n".join(
             [
                 "The paper's expansion E[log p(x̃)] ≈ E[log p(x) + η/2 (log p)''] "
                 f"{'holds' if holds else 'fails'}, η being the variance of the noise: what is left is of order "
                 f"{min(orders):.2f} to {max(orders):.2f} in η.",
                 "What is left is κ₄/24 E[(log p)''''] η², κ₄ = 3, 6 and 1.8 being the fourth moment of standardised "
-                f"Gaussian, Laplace and uniform noise (measured over predicted: {', '.join(ratios)}); so \"negligible "
-                "higher moments\" hold best for uniform noise. Where log p is quadratic nothing is left (last column).",
+                f'Gaussian, Laplace and uniform noise (measured over predicted: {", ".join(ratios)}); so "negligible '
+                'higher moments" hold best for uniform noise. Where log p is quadratic nothing is left (last column).',
                 save(_figure(found), directory, "proposition-1", "what is left of the expansion against the variance"),
                 table((*header, "left for a quadratic log p"), rows),
             ]

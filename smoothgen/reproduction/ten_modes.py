@@ -76,7 +76,9 @@ class TenModes(Study):
             first = next(iter(seeded.values())).numbers
             cells = [text(of_key(seeded, key)) for key in ("divergence", "gap")]
             weighted = text(of_key(seeded, "iw_gap")) if "iw_gap" in first else ""
-            rows.append((name, f"{first['entropy']:.4f}", *cells, weighted, f"{of_key(seeded, 'cpu_seconds').mean:.1f}"))
+            rows.append(
+                (name, f"{first['entropy']:.4f}", *cells, weighted, f"{of_key(seeded, 'cpu_seconds').mean:.1f}")
+            )
         header = ("model", "entropy of the data", "KL to its own target", "gap, NLL or -ELBO", "gap of IW-100", "CPU s")
         return "\n\n".join(
             [
