@@ -88,8 +88,8 @@ class Denoising1D(Study):
             parts += [
                 f"**{kernel.capitalize()} noise, σ = {sigma:g}.** Least possible squared error "
                 f"{first['mmse']:.5f}; by quadrature {first['exact single step']:.4f} of the posterior means and "
-                f"{first['mass']['exact data']:.4f} of the data have |x| < {MIDDLE:g} (entropy of the data {first['entropy']:.4f} nats; trainings "
-                f"{of_key(seeded, 'cpu_seconds').mean:.1f} CPU s).",
+                f"{first['mass']['exact data']:.4f} of the data have |x| < {MIDDLE:g} (entropy of the data "
+                f"{first['entropy']:.4f} nats; trainings {of_key(seeded, 'cpu_seconds').mean:.1f} CPU s).",
                 save(_figure(seeded), directory, f"denoising-1d-{kernel}-{sigma:g}".replace(".", ""), alt),
                 table(("points", f"share with |x| < {MIDDLE:g}", "mean squared error"), rows),
             ]
@@ -169,15 +169,16 @@ def _claims(found: Mapping[tuple[Any, ...], Seeded]) -> str:
     }
     wide, narrow = shares.get(CASES[0]), shares.get(CASES[1])
     if wide is not None:
+        floor = wide["data"]
+        step, one = _yes(wide[EXACT] > 3.0 * floor), _yes(wide[ONE] > 3.0 * floor)
         said.append(
-            f"The paper says that a single step leaves points between the modes when the noise is wide: "
-            f"{'yes' if wide[EXACT] > 3.0 * wide['data'] else 'no'}, {wide[EXACT]:.3f} of them against {wide['data']:.3f} "
-            f"of the data; that one logistic does as well, {'yes' if wide[ONE] > 3.0 * wide['data'] else 'no'} "
-            f"({wide[ONE]:.3f}), and two do not, {'yes' if wide[TWO] < 2.0 * wide['data'] else 'no'} ({wide[TWO]:.3f})."
+            f"The paper says that a single step leaves points between the modes when the noise is wide: {step}, "
+            f"{wide[EXACT]:.3f} of them against {floor:.3f} of the data; that one logistic does as well: {one} "
+            f"({wide[ONE]:.3f}); and that two do not: {_yes(wide[TWO] < 2.0 * floor)} ({wide[TWO]:.3f})."
         )
     if narrow is not None:
-        good = narrow[EXACT] < 2.0 * narrow["data"]
-        said.append(f"With narrow noise a single step is good enough: {'yes' if good else 'no'} ({narrow[EXACT]:.3f}).")
+        good = _yes(narrow[EXACT] < 2.0 * narrow["data"])
+        said.append(f"With narrow noise a single step is good enough: {good} ({narrow[EXACT]:.3f}).")
     laplace = found.get(CASES[2])
     if laplace is not None:
         errors = {name: of_key(laplace, f"mse {name}").mean for name in ("noisy", EXACT, LEARNED, MISUSED)}
@@ -190,12 +191,16 @@ def _claims(found: Mapping[tuple[Any, ...], Seeded]) -> str:
     return " ".join(said) or "No case of this study finished."
 
 
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
+
+
 def _figure(seeded: Seeded) -> Any:
     outcome = next(iter(seeded.values()))
     arrays, middle = outcome.arrays, 0.5 * (EDGES[1:] + EDGES[:-1])
     panels = [name for name in ("noisy", EXACT, MISUSED, LEARNED, ONE, TWO) if name in arrays]
-    columns = 3
-    figure, axes = sheet((len(panels) + 1 + columns - 1) // columns, columns, 5.4 if len(panels) < 6 else 7.6)
+    columns = 3 if len(panels) < 6 else 4
+    figure, axes = sheet((len(panels) + 1 + columns - 1) // columns, columns, 5.4)
     flat = list(axes.flat)
     for axis, name in zip(flat, panels, strict=False):
         axis.fill_between(middle, arrays["data"], step="mid", color="#bbbbbb", linewidth=0, label="data")

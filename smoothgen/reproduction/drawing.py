@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from smoothgen.checkpoint import write_atomically
 
@@ -16,12 +16,14 @@ WIDTH = 9.0
 """Inches of a figure, at 110 dots each."""
 
 
-def sheet(rows: int, columns: int, height: float, **shared: bool | str) -> tuple[Any, Any]:
-    """A figure of that height in inches and its axes, an array (rows, columns). shared: sharex, sharey."""
+def sheet(
+    rows: int, columns: int, height: float, sharex: bool = False, sharey: bool | Literal["row"] = False
+) -> tuple[Any, Any]:
+    """A figure of that height in inches and its axes, an array (rows, columns); sharex, sharey as of matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    axes: Any = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     for axis in axes.flat:
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)

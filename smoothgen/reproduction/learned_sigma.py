@@ -107,7 +107,7 @@ def _convergence(data: str, learned: Groups, best: Groups) -> str:
     sigma, floor = min(curve, key=lambda point: point[1])
     text = (
         f"`{data}`: from {len(runs)} starts and seeds σ ends in [{sigmas[0]:.3f}, {sigmas[-1]:.3f}] with a gap in "
-        f"[{gaps[0]:.3f}, {gaps[-1]:.3f}]; the best two logistics could do on the curve is {floor:.4f}, at σ = {sigma:g}."
+        f"[{gaps[0]:.3f}, {gaps[-1]:.3f}]; the least on the curve is {floor:.4f}, at σ = {sigma:g}."
     )
     if data == "six_modes":
         low, high = GOAL_SIGMA

@@ -98,13 +98,13 @@ class PlainMixture(Study):
 
 
 def _start(components: int, spread: float | None, x: Tensor, seed: int) -> Tensor:
-    """(3, components): logits, loc and log scale."""
+    """(3, components): logits, loc and log scale; equal weights and scales of 1."""
     generator = Generator().manual_seed(derived_seed(seed, "plain-mixture", "start"))
     if spread is None:
         loc = torch.quantile(x[:, 0], (torch.arange(components) + 0.5) / components)
     else:
         loc = spread * torch.randn(components, generator=generator)
-    return torch.stack([torch.zeros(components), loc, torch.full((components,), -1.0)])
+    return torch.stack([torch.zeros(components), loc, torch.zeros(components)])
 
 
 def _cosine(share: float) -> float:

@@ -83,8 +83,8 @@ class TenModes(Study):
         return "\n\n".join(
             [
                 _claim({name: of_key(seeded, "divergence").mean for name, seeded in found.items()}),
-                f"The KL of the smoothed row is of p(x̃) to the data plus N(0, {SIGMA:g}²); its gap is that of the whole "
-                "bound, p(x|x̃) with three logistics included. Ten plain logistics have the capacity for ten modes.",
+                f"The KL of the smoothed row is of p(x̃) to the data plus N(0, {SIGMA:g}²); its gap is that of the "
+                "whole bound, p(x|x̃) with three logistics included. Ten plain logistics have one for each mode.",
                 save(_figure(found), directory, "ten-modes", "densities of the models beside the exact ones"),
                 "*Grey: the exact density. Lines: the model, one for each seed.*",
                 table(header, rows),

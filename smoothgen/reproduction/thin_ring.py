@@ -88,8 +88,8 @@ class ThinRing(Study):
         return "\n\n".join(
             [
                 first,
-                f"The Lipschitz constant falls with every step of sigma: {'yes' if falls else 'no'}. Along the ring the "
-                f"density does not change at all (largest derivative {numbers['largest_tangential']:.1g}), so the "
+                f"The Lipschitz constant falls with every step of sigma: {'yes' if falls else 'no'}. Along the ring "
+                f"the density does not change at all (largest derivative {numbers['largest_tangential']:.1g}), so the "
                 "whole slope is across the manifold. The thin-ring limit is 0.242 / (2π (s² + σ²)), the slope of a "
                 "Gaussian profile rolled around a unit circle; it fails once σ is of the circle's size. The score of "
                 "a point of the smoothed data falls like 1 / sqrt(s² + σ²).",

@@ -31,6 +31,7 @@ SIGMAS = {
     UNEVEN: (0.4, 0.55, 0.7, 0.85, 1.0),
 }
 SPACING = 0.03
+TICKS = (0.1, 0.2, 0.4, 0.7, 1.0, 2.0, 3.0)
 NAMES = dict(zip(TERMS, ("-E log p(x̃)", "E log q(x̃|x)", "-E log p(x|x̃)"), strict=True))
 """Minus the terms of the bound: what -ELBO is the sum of."""
 Curve = list[tuple[float, Seeded]]
@@ -87,8 +88,8 @@ class Variance(Study):
                 table(*_table(curves)),
             ]
         parts.append(
-            "*-ELBO is the mean gap to the exact density over the test points plus the exact entropy. Best possible: two "
-            "logistics of its own for every x̃, no network. Bars are standard errors over seeds.*"
+            "*-ELBO is the mean gap to the exact density over the test points plus the exact entropy. Best possible: "
+            "two logistics of its own for every x̃, no network. Bars are standard errors over seeds.*"
         )
         return "\n\n".join(part for part in parts if part)
 
@@ -183,8 +184,12 @@ def _figure(curves: Mapping[str, Curve], capable: Mapping[str, Curve]) -> Any:
             style = {"color": COLOURS[index + 3], "linestyle": DASHES[index], "marker": "v^d"[index], "markersize": 4}
             lower.plot(sigmas, values, label=name, **style)
         label(upper, kernel)
-        label(lower, "", "σ, standard deviation of the noise (unit of x)")
+        label(lower, "", "σ of the noise (unit of x)")
         lower.set_xscale("log")
+        lower.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], minor=False)
+        lower.set_xticks([], minor=True)
+        if sigmas:
+            lower.set_xlim(0.9 * sigmas[0], 1.1 * sigmas[-1])
     axes[0, 0].set_ylabel("nats", fontsize=9)
     axes[1, 0].set_ylabel("terms of -ELBO (nats)", fontsize=9)
     axes[0, 0].legend(fontsize=8)
