@@ -215,7 +215,8 @@ def _figure(seeded: Seeded) -> Any:
     ):
         axis.plot(arrays["x"], arrays[key], color=COLOURS[(6, 1, 2)[index]], linestyle=DASHES[index], label=name)
     label(axis, f"p(x | x̃ = {CENTRE:g})", "x (unit of the data)", "density (per unit)")
-    axis.legend(fontsize=8)
+    axis.set_ylim(0.0, 1.6 * arrays["posterior"].max())
+    axis.legend(fontsize=7, loc="upper center", ncols=2)
     for axis in flat[len(panels) + 1 :]:
         axis.set_visible(False)
     return figure

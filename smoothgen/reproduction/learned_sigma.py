@@ -130,7 +130,8 @@ def _figure(learned: Groups, best: Groups) -> Any:
     figure, axes = sheet(1, len(STARTS), 3.6)
     for axis, data in zip(axes[0], STARTS, strict=True):
         curve = _curve(data, best)
-        axis.plot(*zip(*curve, strict=True), color=COLOURS[6], marker=".", label="capacity")
+        if curve:
+            axis.plot(*zip(*curve, strict=True), color=COLOURS[6], marker=".", label="capacity")
         starts = [(start, seeded) for (name, start), seeded in learned.items() if name == data]
         for (start, seeded), colour, marker in zip(starts, COLOURS, "x+12", strict=False):
             sigma = [outcome.numbers["sigma"] for outcome in seeded.values()]
@@ -138,5 +139,6 @@ def _figure(learned: Groups, best: Groups) -> Any:
             axis.plot(sigma, gap, marker, color=colour, markersize=8, markeredgewidth=2, label=f"start {start:g}")
         label(axis, data.replace("_", " "), "σ (unit of x)", "gap, -ELBO - entropy (nats)")
         axis.set_ylim(bottom=0.0)
-        axis.legend(fontsize=8)
+        if curve or starts:
+            axis.legend(fontsize=8)
     return figure

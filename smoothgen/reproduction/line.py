@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ class Nodes:
     @property
     def log_density(self) -> Tensor:
         """(n,), nats."""
-        return self.probability.log() - torch.tensor(self.spacing).double().log()
+        return self.probability.log() - math.log(self.spacing)
 
     @property
     def entropy(self) -> float:

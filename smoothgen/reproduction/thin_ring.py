@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smoothgen.data_source import DataSource
 from smoothgen.reproduction.drawing import COLOURS, DASHES, label, save, sheet
 from smoothgen.reproduction.estimates import table
 from smoothgen.reproduction.line import data_of
 from smoothgen.reproduction.study import Job, Outcome, Study
 
+RADIUS, NOISE = 1.0, 0.01
 SHOWN = (0.0, 0.01, 0.03, 0.1, 0.3)
 """Noise whose slopes are drawn."""
 SMOOTH = 0.03
@@ -38,18 +40,22 @@ class ThinRing(Study):
 
     def jobs(self, seeds: Sequence[int], quick: bool) -> list[Job]:
         sigmas = [0.0, *np.geomspace(1e-3, 1.0, 4 if quick else 25).tolist()]
-        settings = {"data": {"type": "thin_ring"}, "sigmas": sigmas, "points": 2001 if quick else 20001}
+        settings = {
+            "data": {"type": "thin_ring", "radius": RADIUS, "noise": NOISE},
+            "sigmas": sigmas,
+            "points": 2001 if quick else 20001,
+        }
         return [Job(self.name, "exact", seeds[0], settings)]
 
     def run(self, job: Job) -> Outcome:
-        source: Any = data_of(job.settings["data"])
-        numbers: dict[str, Any] = {"sigmas": job.settings["sigmas"], "noise": source.noise, "lipschitz": [], "rms": []}
+        source = data_of(job.settings["data"])
+        numbers: dict[str, Any] = {"sigmas": job.settings["sigmas"], "lipschitz": [], "rms": []}
         for sigma in numbers["sigmas"]:
             steepest, rms = steepness(source, sigma, job.settings["points"])
             numbers["lipschitz"].append(steepest)
             numbers["rms"].append(rms)
         arrays: dict[str, NDArray[Any]] = {"offset": np.linspace(-0.15, 0.15, 1201)}
-        along = torch.from_numpy(1.0 + arrays["offset"])
+        along = torch.from_numpy(RADIUS + arrays["offset"])
         numbers["largest_tangential"] = 0.0
         for sigma in SHOWN:
             log_p, radial, tangential = derivatives(source, sigma, along)
@@ -59,7 +65,7 @@ class ThinRing(Study):
             numbers["largest_tangential"] = max(numbers["largest_tangential"], largest)
         for sigma in (0.0, SMOOTH):
             arrays[f"window {sigma:g}"] = window(source, sigma)
-            log_p, radial, _ = derivatives(source, sigma, 1.0 + math.sqrt(2.0) * torch.tensor(OFFSETS).double())
+            log_p, radial, _ = derivatives(source, sigma, RADIUS + math.sqrt(2.0) * torch.tensor(OFFSETS).double())
             arrays[f"arrows {sigma:g}"] = (radial * log_p.exp()).numpy()
         return Outcome(numbers, arrays)
 
@@ -67,7 +73,7 @@ class ThinRing(Study):
         (outcome,) = outcomes.values()
         numbers = outcome.numbers
         plain, sigmas = numbers["lipschitz"][0], numbers["sigmas"]
-        peak = math.sqrt(0.5) * numbers["noise"] * 1e3
+        peak = math.sqrt(0.5) * NOISE * 1e3
         nearest = min(range(len(sigmas)), key=lambda index: abs(sigmas[index] - SMOOTH))
         factor = plain / numbers["lipschitz"][nearest]
         arrows = np.abs(outcome.arrays["arrows 0"])
@@ -80,7 +86,7 @@ class ThinRing(Study):
         )
         falls = all(later < earlier for earlier, later in itertools.pairwise(numbers["lipschitz"]))
         rows = [
-            (f"{sigma:.3g}", f"{lip:.4g}", f"{lip / plain:.4f}", f"{closed(numbers['noise'], sigma):.4g}", f"{rms:.4g}")
+            (f"{sigma:.3g}", f"{lip:.4g}", f"{lip / plain:.4f}", f"{closed_form(sigma):.4g}", f"{rms:.4g}")
             for sigma, lip, rms in zip(sigmas, numbers["lipschitz"], numbers["rms"], strict=True)
             if sigma in (sigmas[0], *sigmas[1::4])
         ]
@@ -102,7 +108,7 @@ class ThinRing(Study):
         )
 
 
-def derivatives(source: Any, sigma: float, distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def derivatives(source: DataSource, sigma: float, distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log p at a distance (n,) from the origin on the diagonal; d log p along and across the radius: (n,) each."""
     outwards = torch.tensor([1.0, 1.0]).double() / math.sqrt(2.0)
     x = (distance[:, None] * outwards).requires_grad_(True)
@@ -112,22 +118,22 @@ def derivatives(source: Any, sigma: float, distance: Tensor) -> tuple[Tensor, Te
     return log_p.detach(), gradient @ outwards, gradient @ across
 
 
-def steepness(source: Any, sigma: float, points: int) -> tuple[float, float]:
+def steepness(source: DataSource, sigma: float, points: int) -> tuple[float, float]:
     """max |grad p|, and the root mean square of grad log p under p itself: both only have a radial part."""
-    reach = 8.0 * math.hypot(source.noise, sigma)
-    low, high = max(source.radius - reach, 1e-4), source.radius + reach
+    reach = 8.0 * math.hypot(NOISE, sigma)
+    low, high = max(RADIUS - reach, 1e-4), RADIUS + reach
     distance = torch.linspace(low, high, points, dtype=torch.float64)
     log_p, radial, _ = derivatives(source, sigma, distance)
     mass = log_p.exp() * distance
     return (radial * log_p.exp()).abs().max().item(), ((mass * radial.square()).sum() / mass.sum()).sqrt().item()
 
 
-def closed(noise: float, sigma: float) -> float:
+def closed_form(sigma: float) -> float:
     """The Lipschitz constant of a Gaussian profile around a unit circle, while it is thin."""
-    return LIPSCHITZ_OF_NORMAL / (noise**2 + sigma**2) / (2.0 * math.pi)
+    return LIPSCHITZ_OF_NORMAL / (NOISE**2 + sigma**2) / (2.0 * math.pi)
 
 
-def window(source: Any, sigma: float) -> NDArray[Any]:
+def window(source: DataSource, sigma: float) -> NDArray[Any]:
     """The density on a square around the ring's crossing with the diagonal: (PIXELS, PIXELS), float32."""
     side = torch.linspace(-WINDOW, WINDOW, PIXELS, dtype=torch.float64) + math.sqrt(0.5)
     x = torch.cartesian_prod(side, side)
@@ -169,7 +175,7 @@ def _slopes(outcome: Outcome) -> Any:
     axes[0, 0].legend(fontsize=8)
     sigmas = numbers["sigmas"][1:]
     axes[1, 0].loglog(sigmas, numbers["lipschitz"][1:], "o-", color=COLOURS[0], markersize=4, label="exact")
-    limit = [closed(numbers["noise"], sigma) for sigma in sigmas]
+    limit = [closed_form(sigma) for sigma in sigmas]
     axes[1, 0].loglog(sigmas, limit, "--", color=COLOURS[1], label="thin-ring limit")
     axes[1, 0].axhline(numbers["lipschitz"][0], color=COLOURS[6], linestyle=":", label="not smoothed")
     label(axes[1, 0], "Lipschitz constant of the density", "sigma (unit of x)", "max |grad p| (per unit³)")
