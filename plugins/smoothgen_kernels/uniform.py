@@ -26,7 +26,7 @@ class UniformKernel(ProductKernel):
     def _standard_log_prob(self, noise: Tensor, rounding: Tensor) -> Tensor:
         """-log(2 sqrt(3)) inside, -inf outside; what may be inside but for rounding counts as inside."""
         inside = noise.abs() <= HALF_WIDTH * (1.0 + 64.0 * torch.finfo(noise.dtype).eps) + rounding
-        return torch.where(inside, -math.log(2.0 * HALF_WIDTH), -math.inf).to(noise.dtype)
+        return torch.where(inside, noise.new_full((), -math.log(2.0 * HALF_WIDTH)), -math.inf)
 
     def check_posterior_mean(self, smoothed: DensityModel, score: Score = "full") -> None:
         raise NoClosedFormError(

@@ -9,6 +9,13 @@ from smoothgen.errors import ConfigError
 from smoothgen.reproduction.study import Study
 
 STUDIES: tuple[str, ...] = (
+    "smoothgen.reproduction.thin_ring:ThinRing",
+    "smoothgen.reproduction.theorem_1:TheoremOne",
+    "smoothgen.reproduction.proposition_1:PropositionOne",
+    "smoothgen.reproduction.ten_modes:TenModes",
+    "smoothgen.reproduction.plain_mixture:PlainMixture",
+    "smoothgen.reproduction.variance:Variance",
+    "smoothgen.reproduction.learned_sigma:LearnedSigma",
     "smoothgen.reproduction.plane:Rings",
     "smoothgen.reproduction.plane:Olympics",
     "smoothgen.reproduction.plane:Checkerboard",
@@ -16,6 +23,7 @@ STUDIES: tuple[str, ...] = (
     "smoothgen.reproduction.components:Components",
     "smoothgen.reproduction.sigma:SigmaInThePlane",
     "smoothgen.reproduction.data_size:DataSize",
+    "smoothgen.reproduction.denoising_1d:Denoising1D",
 )
 """module:class, so that a worker imports only its own study."""
 

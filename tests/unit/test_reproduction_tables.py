@@ -175,8 +175,11 @@ def test_studies_have_names_of_their_own_and_jobs_for_every_seed():
     assert len({study.name for study in every}) == len(every)
     for study in every:
         jobs = study.jobs([0, 1], True)
-        assert {job.seed for job in jobs} == {0, 1} and len({(job.study, job.name) for job in jobs}) * 2 == len(jobs)
-        assert len(study.jobs([0, 1], False)) == len(jobs)
+        seeds: dict[tuple[str, str], list[int]] = {}
+        for job in jobs:
+            seeds.setdefault((job.study, job.name), []).append(job.seed)
+        assert all(sorted(found) in ([0, 1], [0]) for found in seeds.values())  # what is exact needs no second seed
+        assert len(study.jobs([0, 1], False)) >= len(jobs)
         assert study.title and study.source
     assert [study.name for study in chosen("rings")] == ["rings"] and len(chosen("all")) == len(every)
     with pytest.raises(ConfigError, match=r'unknown study "ring"; did you mean "rings"'):
