@@ -49,7 +49,7 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "zuko_nsf": {
         "": {"transforms": 2, "hidden": (16, 16), "bins": 4},
-        "coupling": {"transforms": 3, "hidden": (16,), "bins": 3, "passes": 2, "activation": "tanh", "bound": 4.0},
+        "coupling": {"transforms": 2, "hidden": (16,), "bins": 3, "passes": 2, "activation": "tanh", "bound": 4.0},
         "bare": {"transforms": 2, "hidden": (12,), "bins": 4, "order": "random", "order_seed": 3, "anchor": False},
     },
     "dequantized": {
