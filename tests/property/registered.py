@@ -49,8 +49,16 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "zuko_nsf": {
         "": {"transforms": 2, "hidden": (16, 16), "bins": 4},
-        "coupling": {"transforms": 2, "hidden": (16,), "bins": 3, "passes": 2, "activation": "tanh", "bound": 4.0},
-        "bare": {"transforms": 2, "hidden": (12,), "bins": 4, "order": "random", "order_seed": 3, "anchor": False},
+        "coupling": {"transforms": 2, "hidden": (16,), "bins": 2, "passes": 2, "activation": "tanh", "bound": 3.5},
+        "bare": {
+            "transforms": 2,
+            "hidden": (12,),
+            "bins": 4,
+            "activation": "silu",
+            "order": "random",
+            "order_seed": 3,
+            "anchor": False,
+        },
     },
     "dequantized": {
         "": {"density": MADE},
