@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "build": "experiment",
     "fit": "experiment",
+    "fit_density": "density_fit",
     "load": "experiment",
     "load_config": "config",
     "ExperimentConfig": "config",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from smoothgen.data_source import DataSource as DataSource
     from smoothgen.data_source import DataSourceConfig as DataSourceConfig
     from smoothgen.data_source import Split as Split
+    from smoothgen.density_fit import fit_density as fit_density
     from smoothgen.density_model import AnyDensityModel as AnyDensityModel
     from smoothgen.density_model import DensityModel as DensityModel
     from smoothgen.density_model import DensityModelConfig as DensityModelConfig

@@ -111,6 +111,9 @@ def evaluate(
     metrics: tuple[str, ...] = ("elbo",) if model.inverter.has_density or model.event.levels is not None else ()
     if config.evaluate.features is not None:
         metrics += ("quality", "neighbours")
+    by_default = config.evaluate.model_copy(update={"metrics": None})
+    if by_default.measures("two-sample", model.event) or "two-sample" in (config.evaluate.metrics or ()):
+        metrics += ("two-sample",)
     if not metrics:
         raise NoDensityError(
             f'{run}: inverter "{config.inverter.type}" has no density, so there is no bound to measure; for sample '
@@ -146,17 +149,45 @@ def compare(
     from smoothgen.comparison import compare as compare_seeds
     from smoothgen.comparison import markdown
     from smoothgen.config import load_config
-    from smoothgen.errors import ConfigError
 
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise ConfigError(f'--seeds: expected whole numbers with commas between, got "{seeds}"') from None
+    numbers = _seeds(seeds)
     loaded = load_config(config, overrides or [])
     directory = out or Path("runs") / f"{loaded.name}-comparison"
     result = compare_seeds(loaded, numbers, directory, measure_again=again, progress=True)
     typer.echo(markdown(result))
     typer.echo(f"everything is in {directory}; look at {directory / 'comparison.png'}")
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="A study's name, or all.", metavar="NAME|all")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same code paths with a fraction of the steps.")] = False,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    jobs: Annotated[int | None, typer.Option(help="Processes; by default one for each core.", min=1)] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of outcomes, page and pictures.")] = None,
+) -> None:
+    """Run the paper's tables and figures in one and two dimensions again, beside exact entropies, and write a page.
+
+    Without a name, lists the studies. A stopped command goes on where it was.
+    """
+    from smoothgen.reproduction.runner import reproduce as run_studies
+    from smoothgen.reproduction.studies import chosen
+
+    if name is None:
+        from rich.table import Table
+
+        table = Table("study", "what it is", "source")
+        for study in chosen("all"):
+            table.add_row(study.name, study.title, study.source)
+        _console().print(table)
+        return
+    directory = out or Path("runs") / ("reproduction-quick" if quick else "reproduction")
+    command = ["smoothgen", *sys.argv[1:]]
+    numbers = _seeds(seeds)
+    page = run_studies(
+        chosen(name), directory, seeds=numbers, quick=quick, workers=jobs, command=command, progress=True
+    )
+    typer.echo(f"the page is {page}")
 
 
 @app.command()
@@ -294,6 +325,15 @@ def schema(
         typer.echo(f"schema in {out}; name it in the first line of a YAML file: # yaml-language-server: $schema={out}")
 
 
+def _seeds(text: str) -> list[int]:
+    from smoothgen.errors import ConfigError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f'--seeds: expected whole numbers with commas between, got "{text}"') from None
+
+
 def free_directory(wanted: Path) -> Path:
     """The directory itself, or the first of wanted-2, wanted-3, ... that does not exist."""
     path, number = wanted, 1
@@ -307,7 +347,7 @@ def show(metrics: dict[str, Any]) -> None:
     """Tables of what was measured."""
     if metrics.get("likelihoods"):
         _show_likelihoods(metrics, metrics["likelihoods"])
-    if "quality" in metrics or "neighbours" in metrics:
+    if "quality" in metrics or "neighbours" in metrics or "two_sample" in metrics:
         from smoothgen.evaluation import tables
 
         console = _console()
@@ -317,6 +357,8 @@ def show(metrics: dict[str, Any]) -> None:
                 console.print(line, highlight=False)
         if "neighbours" in metrics:
             console.print(tables.neighbour_table(metrics["neighbours"]))
+        if "two_sample" in metrics:
+            console.print(tables.two_sample_table(metrics["two_sample"]))
 
 
 def _show_likelihoods(metrics: dict[str, Any], likelihoods: dict[str, Any]) -> None:

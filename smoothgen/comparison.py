@@ -22,6 +22,8 @@ from smoothgen.run_directory import EVALUATION, RunDirectory
 
 LIKELIHOODS = {"two-step": "elbo", "single-step": "stage-one", "baseline": "baseline"}
 """Which likelihood of `evaluation.json` belongs to which way of sampling."""
+SAMPLES = ("quality", "two_sample")
+"""The parts of `evaluation.json` that measure samples."""
 
 
 def compare(
@@ -84,8 +86,8 @@ def _training_seconds(run: RunDirectory) -> dict[str, float]:
 
 
 def _models(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    """For every kind of sample, its likelihood and its sample quality over the seeds."""
-    names = list(dict.fromkeys(name for each in evaluations for name in each.get("quality", {}).get("sets", {})))
+    """For every kind of sample, its likelihood, sample quality and two-sample measures over the seeds."""
+    names = list(dict.fromkeys(name for part in SAMPLES for each in evaluations for name in _sets(each, part)))
     names += [name for name in LIKELIHOODS if name not in names]
     models: dict[str, Any] = {}
     for name in names:
@@ -94,12 +96,18 @@ def _models(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
             values = [each["likelihoods"][key] for each in evaluations]
             unit = "bits_per_dim" if "bits_per_dim" in values[0] else "nats"
             found[label] = _over_seeds(value[unit] for value in values) | {"unit": unit}
-        sets = [each.get("quality", {}).get("sets", {}).get(name) for each in evaluations]
-        if all(sets):
-            found |= {metric: _over_seeds(each[metric]["value"] for each in sets) for metric in sets[0]}
+        for part in SAMPLES:
+            sets = [_sets(each, part)[name] for each in evaluations if name in _sets(each, part)]
+            if len(sets) == len(evaluations):
+                found |= {metric: _over_seeds(each[metric]["value"] for each in sets) for metric in sets[0]}
         if found:
             models[name] = found
     return models
+
+
+def _sets(evaluation: dict[str, Any], part: str) -> dict[str, Any]:
+    """What a part of an evaluation holds of every kind of sample; nothing where it was not measured."""
+    return evaluation.get(part, {}).get("sets", {})
 
 
 def _likelihoods_of(name: str, evaluation: dict[str, Any]) -> Iterable[tuple[str, str]]:

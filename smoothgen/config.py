@@ -14,6 +14,7 @@ from smoothgen.data_source import AnyDataSource
 from smoothgen.density_model import AnyDensityModel
 from smoothgen.device import DeviceConfig
 from smoothgen.errors import ConfigError
+from smoothgen.event import EventSpec
 from smoothgen.feature_network import AnyFeatureNetwork
 from smoothgen.inverter import AnyInverter
 from smoothgen.noise_kernel import AnyNoiseKernel
@@ -22,9 +23,11 @@ from smoothgen.smoothed_model import SmoothedConfig
 RECIPES = Path(__file__).parent / "recipes"
 SCHEMA_FILE = "smoothgen.schema.json"
 StageName = Literal["density", "inverter", "joint", "baseline"]
-MetricName = Literal["elbo", "samples", "quality", "neighbours"]
+MetricName = Literal["elbo", "samples", "quality", "neighbours", "two-sample"]
 
 
+POINT_DIMENSIONS = 16
+"""Up to so many coordinates are vectors points, on which two-sample measures say something without a network."""
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -97,8 +100,10 @@ class EvaluationConfig(StrictModel):
     samples: how many samples are drawn for the pictures. features: the network in whose features sample quality is
     measured. quality_samples: how many samples of each kind for it; few_samples: allow fewer than an FID needs.
     score_steps: for these sigma, also measure the baseline's samples after x + sigma^2 grad log p(x) (appendix C.6).
-    neighbour_samples: how many of them to look up in the training set. metrics: what to measure; by default all that
-    the model's parts, and features, define.
+    neighbour_samples: how many of them to look up in the training set. two_sample_points: how many points of each kind
+    the two-sample measures compare. two_sample_bandwidths: of their kernels, in the model's coordinates; by default
+    fractions of the data's median distance. metrics: what to measure; by default all that the model's parts, and
+    features, define.
     """
 
     importance_samples: tuple[PositiveInt, ...] = (100,)
@@ -110,12 +115,17 @@ class EvaluationConfig(StrictModel):
     score_steps: tuple[PositiveFloat, ...] = ()
     few_samples: bool = False
     neighbour_samples: PositiveInt = 1000
+    two_sample_points: Annotated[int, Field(ge=20)] = 2000
+    two_sample_bandwidths: tuple[PositiveFloat, ...] = ()
     metrics: tuple[MetricName, ...] | None = None
 
-    def measures(self, metric: MetricName) -> bool:
-        """Whether it is asked for; by default everything is, sample quality and neighbours where there are features."""
+    def measures(self, metric: MetricName, event: EventSpec) -> bool:
+        """Whether it is asked for. By default everything is: sample quality and neighbours where there are features,
+        two-sample measures of continuous vectors with at most 16 coordinates."""
         if self.metrics is not None:
             return metric in self.metrics
+        if metric == "two-sample":
+            return event.levels is None and len(event.shape) == 1 and event.dimensions <= POINT_DIMENSIONS
         return metric in ("elbo", "samples") or self.features is not None
 
 

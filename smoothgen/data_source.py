@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from torch import Generator, Tensor
 
 from smoothgen.component import ComponentConfig
-from smoothgen.errors import DataError, NoDensityError
+from smoothgen.errors import DataError, NoClosedFormError, NoDensityError
 from smoothgen.event import EventSpec
 from smoothgen.isotropic_mixture import IsotropicMixture
 from smoothgen.registry import ComponentField
@@ -56,6 +56,21 @@ class DataSource(ABC):
     def as_mixture(self) -> IsotropicMixture:
         """The density as a mixture of equal Gaussians, which has exact conditionals. Raises NoDensityError."""
         raise NoDensityError(f"{type(self).__name__} is no mixture of equal Gaussians")
+
+    def smoothed_log_prob(self, x: Tensor, sigma: float) -> Tensor:
+        """The exact log density at x (batch, *event_shape) of the data plus N(0, sigma^2 I): (batch,), nats.
+
+        Raises NoClosedFormError where it is unknown.
+        """
+        raise NoClosedFormError(f"the exact density of {type(self).__name__} after Gaussian noise is unknown")
+
+    def on_support(self, x: Tensor) -> Tensor:
+        """Whether each x (batch, *event_shape) lies where the data can: (batch,), bool. False where x is nan.
+
+        A source says in its own documentation what counts as that, and at which rate true data fall outside.
+        Raises NoDensityError where no such region is defined.
+        """
+        raise NoDensityError(f"{type(self).__name__} defines no region in which its data lie")
 
     @property
     def entropy(self) -> float | None:

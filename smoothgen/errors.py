@@ -52,6 +52,10 @@ class NonFiniteError(SmoothgenError, ArithmeticError):
     """A loss, gradient or weight that is not a finite number; names the stage, step and module, or the example."""
 
 
+class JobsFailedError(SmoothgenError, RuntimeError):
+    """Some jobs of a reproduction failed; the others went on and are kept."""
+
+
 class Interrupted(SmoothgenError):
     """Training stopped by a signal after its state was saved; `signum` is the signal."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from smoothgen.checkpoint import load_model, save_model
-from smoothgen.config import ExperimentConfig, load_config
+from smoothgen.config import ExperimentConfig, StageName, load_config
 from smoothgen.data_source import DataSource
 from smoothgen.density_model import DensityModel
 from smoothgen.dequantization import build_density
@@ -23,7 +23,7 @@ from smoothgen.event import ContextSpec
 from smoothgen.progress import Progress
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
 from smoothgen.smoothed_model import SmoothedModel
-from smoothgen.trainer import Trainer
+from smoothgen.trainer import StageReport, Trainer, trainer_of
 
 Source = str | Path | dict[str, Any] | ExperimentConfig
 
@@ -33,6 +33,7 @@ class Result:
     """What training leaves: the model, the plain baseline if one was asked for, and the numbers.
 
     metrics: what evaluation measured on the test split, as plain values. run_dir: where everything lies, or None.
+    training: what each stage took that was trained in this process.
     """
 
     model: SmoothedModel
@@ -40,6 +41,7 @@ class Result:
     metrics: dict[str, Any]
     config: ExperimentConfig
     run_dir: Path | None
+    training: dict[StageName, StageReport] = field(default_factory=dict)
 
 
 def build(source: Source, overrides: Sequence[str] = ()) -> SmoothedModel:
@@ -106,9 +108,10 @@ def fit(
     data = config.data.build()
     config, model, baseline = assemble(config, data)
     check_measurable(config, data)
+    parts = (config, model, baseline)
     with policy.processes():
         if run_dir is None:
-            return _train(Trainer(config, model, baseline, data, policy, None, bars), False)
+            return _train(trainer_of(*parts, data, policy, None, bars), *parts, False)
         run = RunDirectory(Path(run_dir))
         with run.writing(resume) if policy.is_main else contextlib.nullcontext():
             policy.barrier()
@@ -116,32 +119,33 @@ def fit(
             if resume and run.exists:
                 check_same(config, run)
             policy.barrier()
-            trainer = Trainer(config, model, baseline, data, policy, run, bars)
+            trainer = trainer_of(*parts, data, policy, run, bars)
             if policy.is_main and not from_checkpoint:
                 run.rewind(0)
                 run.describe(config)
-            return _train(trainer, from_checkpoint)
+            return _train(trainer, *parts, from_checkpoint)
 
 
-def _train(trainer: Trainer, resume: bool) -> Result:
+def _train(
+    trainer: Trainer, config: ExperimentConfig, model: SmoothedModel, baseline: DensityModel | None, resume: bool
+) -> Result:
     """Trains, then saves, measures and draws in the main process."""
     trainer.train(resume)
-    config, run, policy = trainer.config, trainer.run, trainer.policy
+    run, policy, data = trainer.run, trainer.policy, trainer.source
     metrics: dict[str, Any] = {}
     if policy.is_main:
         if run is not None:
-            trainer.model.save_pretrained(run.path)
-            if trainer.baseline is not None:
-                save_model(trainer.baseline, config.baseline, run.path / "baseline")
+            model.save_pretrained(run.path)
+            if baseline is not None:
+                save_model(baseline, config.baseline, run.path / "baseline")
         directory = None if run is None else run.path
-        parts = (trainer.model, trainer.baseline, trainer.source)
-        metrics = measure(config, *parts, policy, trainer.progress, directory)
+        metrics = measure(config, model, baseline, data, policy, trainer.progress, directory)
         if run is not None:
             run.write_metrics(metrics)
             if config.evaluate.metrics is None or "samples" in config.evaluate.metrics:
-                draw_pictures(run.path, config, trainer.model, trainer.baseline, trainer.source, policy)
+                draw_pictures(run.path, config, model, baseline, data, policy)
     policy.barrier()
-    return Result(trainer.model, trainer.baseline, metrics, config, None if run is None else run.path)
+    return Result(model, baseline, metrics, config, None if run is None else run.path, trainer.reports)
 
 
 def check_same(config: ExperimentConfig, run: RunDirectory) -> None:

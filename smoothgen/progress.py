@@ -50,8 +50,8 @@ class Progress:
         self.console = console or Console(stderr=True)
 
     @contextlib.contextmanager
-    def stage(self, title: str, total: int, completed: int = 0) -> Iterator[Bar]:
-        """A bar for one stage of the work."""
+    def stage(self, title: str, total: int, completed: int = 0, period: float = 30.0) -> Iterator[Bar]:
+        """A bar for one stage of the work. period: seconds over which the ETA averages."""
         if not self.enabled:
             yield Bar(None, None)
             return
@@ -68,7 +68,7 @@ class Progress:
             TextColumn("eta"),
             TimeRemainingColumn(),
         )
-        with Bars(*columns, console=self.console) as bars:
+        with Bars(*columns, console=self.console, speed_estimate_period=period) as bars:
             yield Bar(bars, bars.add_task(title, total=total, completed=completed, status=""))
 
     @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from smoothgen.config import ExperimentConfig, StageConfig, StageName
+from smoothgen.config import ExperimentConfig, StageConfig, StageName, TrainerConfig
 from smoothgen.density_model import DensityModel
 from smoothgen.errors import ConfigError
 from smoothgen.objectives import InversionObjective, JointObjective, MaximumLikelihood, Objective, SmoothingObjective
@@ -50,8 +50,18 @@ def plan(config: ExperimentConfig, model: SmoothedModel, baseline: DensityModel 
             objectives["inverter"] = InversionObjective(kernel, inverter)
     if baseline is not None:
         objectives["baseline"] = MaximumLikelihood(baseline)
+    return _learning(objectives, config.trainer)
+
+
+def plan_plain(trainer: TrainerConfig, density: DensityModel) -> list[Stage]:
+    """The one stage of a plain density: maximum likelihood, as the baseline of an experiment is trained."""
+    return _learning({"baseline": MaximumLikelihood(density)}, trainer)
+
+
+def _learning(objectives: dict[StageName, Objective], trainer: TrainerConfig) -> list[Stage]:
+    """A stage for each objective that has something to learn."""
     return [
-        Stage(name, objective, config.trainer.stage(name))
+        Stage(name, objective, trainer.stage(name))
         for name, objective in objectives.items()
         if any(parameter.requires_grad for parameter in objective.parameters())
     ]

@@ -1,4 +1,4 @@
-"""The two-stage trainer of Eq. 4: one loop, exact resume, and nothing that a kill can lose."""
+"""The trainer of all stages: one loop, exact resume, and nothing that a kill can lose."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
-from smoothgen.config import ExperimentConfig
+from smoothgen.config import ExperimentConfig, StageName, TrainerConfig
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy, seed_everything
@@ -73,30 +73,43 @@ class Training:
     """On an accelerator: the first step that was not finite, or -1; read when something is logged."""
 
 
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage took in this process: steps (those before a resume included) and seconds of its processor."""
+
+    steps: int
+    cpu_seconds: float
+
+
 class Trainer:
-    """Trains every stage of an experiment; the model and the baseline end with the averaged weights."""
+    """Trains stages in order; the modules in them end with the averaged weights.
+
+    trainees: the modules whose weights a checkpoint holds, by name; the stages' objectives are made of them.
+    reports: what each finished stage took.
+    """
 
     def __init__(
         self,
-        config: ExperimentConfig,
-        model: SmoothedModel,
-        baseline: DensityModel | None,
+        config: TrainerConfig,
+        seed: int,
+        trainees: Mapping[str, nn.Module],
+        stages: Sequence[Stage],
         source: DataSource,
         policy: DevicePolicy,
         run: RunDirectory | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.config, self.policy, self.run = config, policy, run
-        self.model, self.baseline, self.source = model, baseline, source
+        self.config, self.seed, self.policy, self.run, self.source = config, seed, policy, run, source
+        self.stages = list(stages)
         self.progress = progress or Progress(enabled=False)
-        self.trainees = nn.ModuleDict({"model": model} | ({} if baseline is None else {"baseline": baseline}))
+        self.trainees = nn.ModuleDict(trainees)
         self.trainees.to(policy.device)
-        self.stages = plan(config, model, baseline)
         for stage in self.stages:
             stage.check_divisible(policy.world)
-        self.data = TrainingData(source, policy, config.seed)
+        self.data = TrainingData(source, policy, seed)
         self.validation = self._validation_split(source)
         self.stop = StopSignals()
+        self.reports: dict[StageName, StageReport] = {}
 
     def train(self, resume: bool = False) -> None:
         """Runs the stages from the start, or from the checkpoint.
@@ -111,6 +124,7 @@ class Trainer:
         self.trainees.eval()
 
     def _train_stage(self, index: int, stage: Stage, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
+        cpu = time.process_time()
         training = self._start(stage, saved)
         settings, position = stage.settings, training.position
         title = f"{stage.name} ({index + 1}/{len(self.stages)})"
@@ -122,14 +136,14 @@ class Trainer:
                 position.loss_count += 1
                 position.step += 1
                 ended = position.step == settings.max_steps
-                if position.step % self.config.trainer.log_every == 0 or ended:
+                if position.step % self.config.log_every == 0 or ended:
                     rate = (position.step - clock_step) / max(time.monotonic() - clock, 1e-9)
                     clock, clock_step = time.monotonic(), position.step
                     self._check_finite(stage, training)
                     mean = self._log(stage, position, {"gradient_norm": float(norm), "steps_per_second": rate})
                     best = f", best validation {position.best_loss:.4f}" if position.best_step else ""
                     bar.update(position.step, f"loss {mean:.4f}{best} nats")
-                if position.step % self.config.trainer.validate_every == 0 or ended:
+                if position.step % self.config.validate_every == 0 or ended:
                     self._validate(stage, training)
                     clock, clock_step = time.monotonic(), position.step
                 if self._stopping(position.step):
@@ -139,9 +153,10 @@ class Trainer:
                         "the state is saved, continue with --resume",
                         self.stop.signum or signal.SIGTERM,
                     )
-                if position.step % self.config.trainer.checkpoint_every == 0:
+                if position.step % self.config.checkpoint_every == 0:
                     self._save(index, training)
         self._finish(stage, training)
+        self.reports[stage.name] = StageReport(position.step, time.process_time() - cpu)
         self._save(index + 1, None)
 
     def _start(self, stage: Stage, saved: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Training:
@@ -149,7 +164,7 @@ class Trainer:
         objective = copy.deepcopy(stage.objective)
         restored = saved is not None and bool(saved[1]["position"])
         if not restored:
-            seed_everything(self.config.seed, stage.name, "initialize")
+            seed_everything(self.seed, stage.name, "initialize")
             examples = self.data.sample()
             objective.initialize(examples.x, examples.context)
         wrapped = self.policy.wrap(objective)
@@ -205,7 +220,7 @@ class Trainer:
         micro = k * self.policy.world + self.policy.rank
         size = stage.settings.batch_size // micro_batches
         batch = self.data.batch(stage.name, step, micro, size, micro_batches)
-        seed_everything(self.config.seed, stage.name, step, micro)
+        seed_everything(self.seed, stage.name, step, micro)
         return batch.x, batch.context
 
     def _skip_if_bad(self, training: Training, loss_and_norm: Tensor, step: int) -> None:
@@ -289,7 +304,7 @@ class Trainer:
             else:
                 weight = len(x)
             context = None if self.validation.context is None else self.validation.context[rows]
-            seed_everything(self.config.seed, stage.name, start, self.policy.rank, "validate")
+            seed_everything(self.seed, stage.name, start, self.policy.rank, "validate")
             with self.policy.autocast():
                 total += float(wrapped(x, context)) * weight
             count += weight
@@ -377,7 +392,7 @@ class Trainer:
             if any(stage.settings.patience for stage in self.stages):
                 raise
             return None
-        most = self.config.trainer.validation_examples
+        most = self.config.validation_examples
         context = None if split.context is None else self.policy.place(split.context[:most])
         return Split(self.policy.place(split.x[:most]), context)
 
@@ -385,7 +400,24 @@ class Trainer:
         """Whether a signal came; several processes agree on it every few steps."""
         if self.policy.world == 1:
             return self.stop.signum is not None
-        return step % self.config.trainer.log_every == 0 and self.policy.any(self.stop.signum is not None)
+        return step % self.config.log_every == 0 and self.policy.any(self.stop.signum is not None)
+
+
+def trainer_of(
+    config: ExperimentConfig,
+    model: SmoothedModel,
+    baseline: DensityModel | None,
+    source: DataSource,
+    policy: DevicePolicy,
+    run: RunDirectory | None = None,
+    progress: Progress | None = None,
+) -> Trainer:
+    """The trainer of an assembled experiment."""
+    trainees: dict[str, DensityModel] = {"model": model}
+    if baseline is not None:
+        trainees["baseline"] = baseline
+    stages = plan(config, model, baseline)
+    return Trainer(config.trainer, config.seed, trainees, stages, source, policy, run, progress)
 
 
 @torch.no_grad()

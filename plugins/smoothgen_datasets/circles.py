@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from smoothgen.isotropic_mixture import IsotropicMixture
 from smoothgen_datasets.quadrature import around
-from smoothgen_datasets.toy import ToyConfig, ToySource, category, constant, normal, uniform
+from smoothgen_datasets.toy import REACH, ToyConfig, ToySource, category, constant, normal, uniform
 
 NODES_PER_NOISE = 1.5
 """Along a circle, where its density becomes a mixture."""
@@ -30,6 +30,10 @@ class CircleMixture(ToySource):
     """(1/K) sum_k circle(centre_k, radius_k) + N(0, noise^2 I), in the plane.
 
     Gaussian noise of standard deviation sigma only turns noise^2 into noise^2 + sigma^2.
+
+    On the support: at most 3 noise from the nearest circle, along the radius. The distance from one's own centre
+    follows a Rice law, which exceeds 3 noise at a rate of about erfc(3 / sqrt 2) = 0.0027; circles that cross or touch
+    catch some of each other's. Exact rates of true data off it, by quadrature: rings 0.00269, olympics 0.00257.
     """
 
     def __init__(
@@ -51,9 +55,7 @@ class CircleMixture(ToySource):
         return self._smoothed_log_prob(x, 0.0)
 
     def _smoothed_log_prob(self, x: Tensor, sigma: float) -> Tensor:
-        centred = x[:, None] - constant(self.centres, x.dtype, x.device)
-        distance = torch.linalg.vector_norm(centred, dim=2)
-        radii = constant(self.radii, x.dtype, x.device)
+        distance, radii = self._distances(x)
         log_components = log_circle(distance, radii, self.noise**2 + sigma**2)
         return torch.logsumexp(log_components, 1) - math.log(len(self.radii))
 
@@ -67,6 +69,15 @@ class CircleMixture(ToySource):
             means.append(circle + torch.tensor(centre, dtype=torch.float64))
             log_weights.append(circle.new_full((count,), -math.log(count * len(self.radii))))
         return IsotropicMixture(torch.cat(means), torch.cat(log_weights), self.noise)
+
+    def _on_support(self, x: Tensor) -> Tensor:
+        distance, radii = self._distances(x)
+        return ((distance - radii).abs() <= REACH * self.noise).any(1)
+
+    def _distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, K) from every centre, and (K,) the radii."""
+        centred = x[:, None] - constant(self.centres, x.dtype, x.device)
+        return torch.linalg.vector_norm(centred, dim=2), constant(self.radii, x.dtype, x.device)
 
     def _compute_entropy(self) -> float:
         """-(1/K) sum_k of the integral of q_k log p, each in polar coordinates around centre k.

@@ -11,13 +11,17 @@ from torch import Generator, Tensor
 
 from smoothgen.data_source import DataSource
 from smoothgen_datasets.quadrature import around
-from smoothgen_datasets.toy import ToyConfig, ToySource, category, constant, normal
+from smoothgen_datasets.toy import REACH, ToyConfig, ToySource, category, constant, normal
 
 MODES = 8
 
 
 class EightGaussians(ToySource):
-    """(1/8) sum_k N(radius (cos k pi/4, sin k pi/4), noise^2 I)."""
+    """(1/8) sum_k N(radius (cos k pi/4, sin k pi/4), noise^2 I).
+
+    On the support: at most 3 noise from a centre. Exact rate of true data off it: exp(-9/2) = 0.0111 less what the
+    neighbours' discs catch: 0.00989 with the default radius and noise.
+    """
 
     def __init__(self, config: EightGaussiansConfig) -> None:
         super().__init__(config, dimensions=2)
@@ -34,8 +38,16 @@ class EightGaussians(ToySource):
 
     def _smoothed_log_prob(self, x: Tensor, sigma: float) -> Tensor:
         variance = self.noise**2 + sigma**2
-        distances = (x[:, None] - constant(self.means, x.dtype, x.device)).square().sum(2)
-        return torch.logsumexp(-0.5 * distances / variance, 1) - math.log(2.0 * math.pi * variance * MODES)
+        return torch.logsumexp(-0.5 * self._squared_distances(x) / variance, 1) - math.log(
+            2.0 * math.pi * variance * MODES
+        )
+
+    def _on_support(self, x: Tensor) -> Tensor:
+        return (self._squared_distances(x) <= (REACH * self.noise) ** 2).any(1)
+
+    def _squared_distances(self, x: Tensor) -> Tensor:
+        """(batch, 8), from every centre."""
+        return (x[:, None] - constant(self.means, x.dtype, x.device)).square().sum(2)
 
     def _compute_entropy(self) -> float:
         """The mean of -log p over the Gaussian on the first axis (all are alike), by Gauss-Legendre."""

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from smoothgen.data_source import DataSource, DataSourceConfig, Split, SplitName
 from smoothgen.device import derived_seed
-from smoothgen.errors import NoClosedFormError, ShapeError
+from smoothgen.errors import NoClosedFormError, NoDensityError, ShapeError
 from smoothgen.event import EventSpec
 
 INITIAL_SIZE = 20_000
@@ -36,7 +36,8 @@ class ToyConfig(DataSourceConfig):
 class ToySource(DataSource, ABC):
     """A distribution over R^D whose density is known: p(x), its entropy, and p smoothed by Gaussian noise.
 
-    A set writes `_sample`, `_log_prob`, `_compute_entropy` and, where there is one, `_smoothed_log_prob`.
+    A set writes `_sample`, `_log_prob`, `_compute_entropy` and, where there are such, `_smoothed_log_prob` and
+    `_on_support`.
     Densities are per unit of x; they keep the dtype and device of x. Examples are float32.
     """
 
@@ -80,6 +81,14 @@ class ToySource(DataSource, ABC):
             raise ValueError(f"sigma must be 0 or more, got {sigma}")
         return self._smoothed_log_prob(self._checked(x), sigma) if sigma else self._log_prob(self._checked(x))
 
+    @final
+    def on_support(self, x: Tensor) -> Tensor:
+        """Whether each x (batch, D) lies where the data can: (batch,), bool; False where x is nan.
+
+        Raises ShapeError; NoDensityError where the set defines no such region.
+        """
+        return self._on_support(self._checked(x))
+
     @property
     @final
     def entropy(self) -> float | None:
@@ -104,6 +113,10 @@ class ToySource(DataSource, ABC):
     def _smoothed_log_prob(self, x: Tensor, sigma: float) -> Tensor:
         raise NoClosedFormError(f"{self._tag}: the density after Gaussian noise has no closed form")
 
+    def _on_support(self, x: Tensor) -> Tensor:
+        """(batch, D) -> (batch,), bool."""
+        raise NoDensityError(f"{self._tag}: no region is defined in which the data lie")
+
     def _checked(self, x: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[1:] != self.event.shape or not x.is_floating_point():
             wanted = f"(batch, {self.event.dimensions})"
@@ -116,6 +129,10 @@ def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) 
     """Numbers (or tuples of numbers) as a tensor, copied to the device once. Do not write to it."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
+
+
+REACH = 3.0
+"""How many standard deviations of its noise a set with Gaussian noise is taken to extend over (`on_support`)."""
 
 
 def uniform(n: int, generator: Generator) -> Tensor:

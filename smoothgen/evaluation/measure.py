@@ -1,4 +1,4 @@
-"""All that is measured of a trained model: likelihoods, sample quality, nearest neighbours."""
+"""All that is measured of a trained model: likelihoods, sample quality, nearest neighbours, two-sample measures."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from smoothgen.config import ExperimentConfig
 from smoothgen.data_source import DataSource
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
-from smoothgen.errors import ConfigError
+from smoothgen.errors import ConfigError, DataError
 from smoothgen.evaluation.likelihoods import evaluate
 from smoothgen.evaluation.nearest import draw_neighbours, memorisation
 from smoothgen.evaluation.pictures import is_image_event
 from smoothgen.evaluation.sample_quality import features_of, refuse_few, sample_quality
 from smoothgen.evaluation.sample_sets import sample_sets
+from smoothgen.evaluation.two_sample import FEWEST, two_sample
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import FeatureNetwork
 from smoothgen.progress import Progress
@@ -29,10 +30,11 @@ def check_measurable(config: ExperimentConfig, data: DataSource) -> None:
     settings = config.evaluate
     if settings.metrics != ():
         data.split("test")
-    if not (settings.measures("quality") or settings.measures("neighbours")):
+    compares_points(config, data)
+    if not (settings.measures("quality", data.event) or settings.measures("neighbours", data.event)):
         return
     build_network(config, data.event)
-    if settings.measures("quality"):
+    if settings.measures("quality", data.event):
         if settings.features is None:
             raise ConfigError(
                 f"{config.name}: evaluate.metrics asks for quality, which is measured in features of a network; "
@@ -41,6 +43,22 @@ def check_measurable(config: ExperimentConfig, data: DataSource) -> None:
         refuse_few("a model", settings.quality_samples, settings.few_samples)
         refuse_few("the test split", len(data.split("test")), settings.few_samples)
         refuse_few("the training split", len(data.split("train")), settings.few_samples)
+
+
+def compares_points(config: ExperimentConfig, data: DataSource) -> bool:
+    """Whether two-sample measures are to be made: where they are asked for, or by default and with points enough.
+
+    Raises DataError where they are asked for by name and there are too few.
+    """
+    if not config.evaluate.measures("two-sample", data.event):
+        return False
+    n = min(len(data.split("test")), len(data.split("train")))
+    if n < FEWEST and config.evaluate.metrics is not None:
+        raise DataError(
+            f"{config.name}: evaluate.metrics asks for two-sample, which needs {FEWEST} examples of the training and "
+            f"of the test split, got {n}; drop it, or give more examples"
+        )
+    return n >= FEWEST
 
 
 def build_network(config: ExperimentConfig, event: EventSpec) -> FeatureNetwork | None:
@@ -64,28 +82,53 @@ def measure(
 ) -> dict[str, Any]:
     """Everything measured, as plain values: `evaluation.json`. directory: where neighbours.png goes, if anywhere.
 
-    Sample quality ("quality") and nearest neighbours ("neighbours") are of the same samples, against the training
-    split; the set "test" is the floor that a perfect model would reach.
+    Sample quality ("quality"), nearest neighbours ("neighbours") and two-sample measures ("two_sample") are of the same
+    samples, against the training split, the last against fresh data where there are such; the set "test" is the floor
+    that a perfect model would reach.
     """
     results = evaluate(config, model, baseline, data, policy, progress)
     settings = config.evaluate
-    quality, neighbours = settings.measures("quality"), settings.measures("neighbours")
-    if not (quality or neighbours):
+    quality, neighbours = (settings.measures(metric, data.event) for metric in ("quality", "neighbours"))
+    points = compares_points(config, data)
+    if not (quality or neighbours or points):
         return results
     check_measurable(config, data)
     network = build_network(config, model.event)
     if network is not None:
         network = network.to(policy.device)
-    count = settings.quality_samples if quality else settings.neighbour_samples
+    examples = settings.quality_samples if quality else settings.neighbour_samples if neighbours else 0
+    count = max(examples, settings.two_sample_points if points else 0)
     sets = sample_sets(config, model, baseline, data, policy, progress, count)
     train = policy.place(data.split("train").x)
     if quality and network is not None:
         generator = policy.generator(config.seed, "evaluate", "quality")
-        results["quality"] = sample_quality(sets, train, network, model.event, settings, generator)
+        first = _first(sets, settings.quality_samples)
+        results["quality"] = sample_quality(first, train, network, model.event, settings, generator)
     if neighbours:
-        few = {name: x[: settings.neighbour_samples] for name, x in sets.items()}
+        few = _first(sets, min(settings.neighbour_samples, examples))
         results["neighbours"] = _neighbours(few, train, network, model.event, directory)
+    if points:
+        results["two_sample"] = _two_sample(config, _first(sets, settings.two_sample_points), train, data, policy)
     return results
+
+
+def _first(sets: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: x[:n] for name, x in sets.items()}
+
+
+def _two_sample(
+    config: ExperimentConfig, sets: dict[str, Tensor], train: Tensor, data: DataSource, policy: DevicePolicy
+) -> dict[str, Any]:
+    """`two_sample` against fresh data, or as many training examples, chosen at random, where all are given."""
+    settings, n = config.evaluate, config.evaluate.two_sample_points
+    generator = policy.generator(config.seed, "evaluate", "two-sample")
+    if data.fresh:
+        source, reference = "fresh draws", policy.place(data.draw(n, generator).x)
+    else:
+        order = torch.randperm(len(train), generator=generator, device=generator.device)
+        source, reference = "training examples", train[order[:n].to(train.device)]
+    measured = two_sample(sets, reference, data, generator, settings.two_sample_bandwidths)
+    return {"reference_from": source} | measured
 
 
 def _neighbours(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from smoothgen.errors import DataError
 from smoothgen.evaluation.nearest import ROWS, l2_distances, wide
+from smoothgen.evaluation.subsets import JACKKNIFE, from_groups, groups_of
+from smoothgen.likelihood import standard_error
 
 NEIGHBOURS = 3
 """k of the paper."""
@@ -40,6 +43,32 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = NEIGHBOURS) -> tuple[f
     real, fake = centred(real, fake)
     precision = inside(fake, real, manifold_radii(real, k)).double().mean().item()
     return precision, inside(real, fake, manifold_radii(fake, k)).double().mean().item()
+
+
+def precision_recall_with_errors(real: Tensor, fake: Tensor, generator: Generator | None) -> dict[str, dict[str, Any]]:
+    """`precision_recall` with standard errors, as plain values: of as many reals (m, F) as fakes (n, F).
+
+    Where there are more of one they are chosen at random, for the values depend on both numbers. generator: also for
+    the groups of the jackknife; torch's own if None. Raises DataError for fewer than 20 of either.
+    """
+    n = min(len(real), len(fake))
+    real, fake = centred(_choice(real, n, generator), _choice(fake, n, generator))
+    covered = inside(fake, real, manifold_radii(real)).double()
+    recalled = from_groups(*recall_without(real, fake, groups_of(n, generator)))
+    common = {"n_real": n, "n_fake": n, "neighbours": NEIGHBOURS}
+    precision = {"value": covered.mean().item(), "stderr": standard_error(covered)}
+    return {
+        "precision": precision | {"error_from": "the samples' independent draws, the reference held fixed"} | common,
+        "recall": {"value": recalled.value, "stderr": recalled.stderr, "error_from": JACKKNIFE} | common,
+    }
+
+
+def _choice(rows: Tensor, n: int, generator: Generator | None) -> Tensor:
+    """n of the rows, at random without repetition; all of them as they are where there are no more."""
+    if n == len(rows):
+        return rows
+    device = generator.device if generator is not None else None
+    return rows[torch.randperm(len(rows), generator=generator, device=device)[:n].to(rows.device)]
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from smoothgen.errors import ConfigError, DataError, DependencyError
 from smoothgen.evaluation.nearest import wide
-from smoothgen.evaluation.precision_recall import NEIGHBOURS, centred, inside, manifold_radii, recall_without
-from smoothgen.evaluation.subsets import GROUPS, from_groups, groups_of, jackknife
+from smoothgen.evaluation.precision_recall import precision_recall_with_errors
+from smoothgen.evaluation.subsets import GROUPS, JACKKNIFE, groups_of, jackknife
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import FeatureNetwork
 from smoothgen.likelihood import standard_error
@@ -22,7 +22,6 @@ from smoothgen.likelihood import standard_error
 FEWEST_FOR_FID = 2048
 KID_BLOCK = 1000
 """Largest block of KID, which costs the square of its size."""
-JACKKNIFE = f"jackknife over {GROUPS} disjoint groups of the samples, the reference held fixed"
 
 
 class QualitySettings(Protocol):
@@ -150,7 +149,7 @@ def _of_set(
     if logits is not None:
         score = jackknife(inception_score, logits, generator)
         results["IS"] = {"value": score.value, "stderr": score.stderr, "error_from": JACKKNIFE, "n_fake": len(fake)}
-    return results | _precision_recall(real, fake, generator)
+    return results | precision_recall_with_errors(real, fake, generator)
 
 
 def _logits(network: FeatureNetwork, features: Tensor) -> Tensor | None:
@@ -219,28 +218,6 @@ def inception_score(logits: Tensor) -> float:
         metric = torchmetrics().inception_score(feature=_Given(logits.shape[1]), splits=1, normalize=False)
         metric.update(logits)
         return float(metric.compute()[0])
-
-
-def _choice(rows: Tensor, n: int, generator: Generator | None) -> Tensor:
-    """n of the rows, at random without repetition; all of them as they are where there are no more."""
-    if n == len(rows):
-        return rows
-    device = generator.device if generator is not None else None
-    return rows[torch.randperm(len(rows), generator=generator, device=device)[:n].to(rows.device)]
-
-
-def _precision_recall(real: Tensor, fake: Tensor, generator: Generator | None) -> dict[str, dict[str, Any]]:
-    """Of as many reals as samples, chosen at random where there are more: the values depend on both numbers."""
-    n = min(len(real), len(fake))
-    real, fake = centred(_choice(real, n, generator), _choice(fake, n, generator))
-    covered = inside(fake, real, manifold_radii(real)).double()
-    recalled = from_groups(*recall_without(real, fake, groups_of(n, generator)))
-    common = {"n_real": n, "n_fake": n, "neighbours": NEIGHBOURS}
-    precision = {"value": covered.mean().item(), "stderr": standard_error(covered)}
-    return {
-        "precision": precision | {"error_from": "the samples' independent draws, the reference held fixed"} | common,
-        "recall": {"value": recalled.value, "stderr": recalled.stderr, "error_from": JACKKNIFE} | common,
-    }
 
 
 @contextmanager

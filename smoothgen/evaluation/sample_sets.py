@@ -1,4 +1,4 @@
-"""The sets of examples that sample quality compares: two-step, single-step, the plain baseline, and test data."""
+"""The sets of examples that are compared with data: two-step, single-step, the plain baseline, and test data."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from smoothgen.errors import DataError
 
 GROUPS = 10
 """How many groups; a standard error from 10 of them is itself known to about a quarter."""
+JACKKNIFE = f"jackknife over {GROUPS} disjoint groups of the samples, the reference held fixed"
+"""How such an error is described."""
 
 
 @dataclass(frozen=True)

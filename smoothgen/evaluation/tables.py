@@ -11,12 +11,25 @@ UNMEASURED = "-"
 
 def quality_table(quality: dict[str, Any]) -> Table:
     """A row for each set of samples, a column for each metric: value ± standard error."""
-    sets = quality["sets"]
+    return _of_sets(quality["sets"], f"against {quality['reference']} training examples")
+
+
+def _of_sets(sets: dict[str, Any], title: str) -> Table:
     metrics = list(dict.fromkeys(metric for values in sets.values() for metric in values))
-    table = Table("samples", "n", *metrics, title=f"against {quality['reference']} training examples")
+    table = Table("samples", "n", *metrics, title=title)
     for name, values in sets.items():
         count = max(value["n_fake"] for value in values.values())
         table.add_row(name, str(count), *(_shown(values.get(metric)) for metric in metrics))
+    return table
+
+
+def two_sample_table(two_sample: dict[str, Any]) -> Table:
+    """A row for each set of points, a column for each measure: value ± standard error."""
+    widths = ", ".join(f"{width:.3g}" for width in two_sample["bandwidths"])
+    title = f"against {two_sample['reference']} {two_sample['reference_from']}; MMD^2 with bandwidths {widths}"
+    table = _of_sets(two_sample["sets"], title)
+    perfect = max(values["MMD^2"]["null_sd"] for values in two_sample["sets"].values())
+    table.caption = f"perfect samples have MMD^2 = 0 ± {perfect:.2g}, and the precision and recall of test"
     return table
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from smoothgen.config import load_config
 from smoothgen.device import DevicePolicy
 from smoothgen.experiment import assemble
-from smoothgen.trainer import Trainer
+from smoothgen.trainer import trainer_of
 
 STEPS = 50
 CONFIG = {
@@ -41,7 +41,7 @@ def trainer_steps(batch_size: int, clip_norm: float, ema_decay: float, compiled:
     config = load_config(CONFIG | {"trainer": stage}, [f"device.compile={str(compiled).lower()}"])
     source = config.data.build()
     config, model, _ = assemble(config, source)
-    trainer = Trainer(config, model, None, source, DevicePolicy(config.device))
+    trainer = trainer_of(config, model, None, source, DevicePolicy(config.device))
     stage_to_train = trainer.stages[0]
     training = trainer._start(stage_to_train, None)
     while True:

@@ -19,7 +19,7 @@ import smoothgen
 from smoothgen.errors import CheckpointError, ConfigError, NonFiniteError, RunDirectoryError
 from smoothgen.run_directory import RunDirectory
 from smoothgen.stages import schedule
-from smoothgen.trainer import Trainer
+from smoothgen.trainer import Trainer, trainer_of
 
 
 def tiny(**changes):
@@ -173,7 +173,7 @@ def test_early_stopping_keeps_the_best_weights(tmp_path):
     model = smoothgen.load(tmp_path / "run")
     from smoothgen.device import DevicePolicy
 
-    trainer = Trainer(loaded, model, None, loaded.data.build(), DevicePolicy(loaded.device))
+    trainer = trainer_of(loaded, model, None, loaded.data.build(), DevicePolicy(loaded.device))
     stage = trainer.stages[0]
     assert trainer.validation_loss(stage, stage.objective) == pytest.approx(min(losses), abs=1e-6)
 

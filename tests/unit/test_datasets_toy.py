@@ -14,6 +14,7 @@ import smoothgen
 from smoothgen.component import ComponentConfig
 from smoothgen.errors import DataError, NoClosedFormError, NoDensityError, ShapeError
 from smoothgen_datasets.checkerboard import log_normal_mass
+from smoothgen_datasets.curve import reach_across
 from smoothgen_datasets.toy import ToyConfig, ToySource
 
 BOXES: dict[str, tuple[tuple[float, float], tuple[float, float], float]] = {
@@ -392,3 +393,15 @@ def test_circles_are_a_mixture_of_gaussians(tag):
     assert mixture.log_weights.exp().sum().item() == pytest.approx(1.0, abs=1e-12)
     with pytest.raises(NoDensityError, match="no mixture"):
         shipped("checkerboard").as_mixture()
+
+
+def test_the_curve_catches_all_but_the_rate_of_three_noises():
+    source = build("curve", frequencies=(8, 4, 6, 2, 5, 3, 7, 1), noise=0.02)
+    x = source.split("test").x
+    off = 1.0 - source.on_support(x.double()).double().mean().item()
+    assert off == pytest.approx(math.erfc(3.0 / math.sqrt(2.0)), abs=4.0 * math.sqrt(0.0027 / len(x)) + 2e-4)
+    noise = torch.randn(400_000, 7, generator=torch.Generator().manual_seed(0))
+    assert (noise.norm(dim=1) > reach_across(7)).double().mean().item() == pytest.approx(0.0027, abs=4e-4)
+    assert reach_across(1) == pytest.approx(3.0, abs=1e-9)
+    assert not source.on_support(torch.zeros(1, 8)).item()
+    assert not source.on_support(torch.full((1, 8), math.nan)).item()

@@ -1,0 +1,100 @@
+"""The page: how it was made, a summary, and a section for each study."""
+
+from __future__ import annotations
+
+import datetime
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smoothgen.checkpoint import write_atomically
+from smoothgen.reproduction.outcomes import Finished, label
+from smoothgen.reproduction.study import Job, Study
+
+PAGE = "reproduction.md"
+NOT_A_SENTENCE = ("|", "!", "#", "-", "*", "<", "`")
+"""How a paragraph begins that the summary cannot quote: tables, pictures, headings, lists, code."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A study with what was found, and what failed, by job."""
+
+    study: Study
+    finished: Mapping[Job, Finished]
+    failed: Mapping[Job, str]
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all its jobs together, whenever they were computed."""
+        return sum(each.record.cpu_seconds for each in self.finished.values())
+
+
+def write_page(directory: Path, sections: Sequence[Section], seeds: Sequence[int], command: str) -> list[str]:
+    """Writes reproduction.md and the pictures of the sections; returns what went wrong in presenting them."""
+    bodies, problems = [], []
+    for section in sections:
+        body, problem = _present(section, directory)
+        bodies.append(body)
+        problems += [problem] if problem else []
+    parts = ["# Reproduction", _header(sections, seeds, command), "## Summary", _summary(sections, bodies)]
+    for section, body in zip(sections, bodies, strict=True):
+        parts += [f"## {section.study.title}", f"*{section.study.source}*", body, *_failures(section)]
+    write_atomically(directory / PAGE, ("\n\n".join(parts) + "\n").encode())
+    return problems
+
+
+def _present(section: Section, directory: Path) -> tuple[str, str]:
+    """The body of a section, and the error where a study could not make it."""
+    if not section.finished:
+        return "No job of this study finished.", ""
+    try:
+        outcomes = {job: each.outcome for job, each in section.finished.items()}
+        return section.study.present(outcomes, directory).strip(), ""
+    except Exception as error:  # the other sections are written; the command ends with this error
+        line = f"{section.study.name}: the section could not be made: {type(error).__name__}: {error}"
+        return line, f"{line}\n\n{traceback.format_exc()}"
+
+
+def _header(sections: Sequence[Section], seeds: Sequence[int], command: str) -> str:
+    records = [each.record for section in sections for each in section.finished.values()]
+    machines = sorted({record.machine for record in records})
+    versions = sorted({", ".join(f"{name} {value}" for name, value in record.versions.items()) for record in records})
+    jobs = sum(len(section.finished) + len(section.failed) for section in sections)
+    rows = {
+        "command": f"`{command}`",
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "seeds": ", ".join(map(str, seeds)),
+        "machine": "; ".join(machines),
+        "versions": "; ".join(versions),
+        "jobs": f"{len(records)} of {jobs} finished",
+        "CPU time": duration(sum(record.cpu_seconds for record in records)),
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _summary(sections: Sequence[Section], bodies: Sequence[str]) -> str:
+    """A row for each study, with the first paragraph of its section: there a study says what it found."""
+    lines = ["| study | source | jobs | CPU time | finding |", "|---|---|---|---|---|"]
+    for section, body in zip(sections, bodies, strict=True):
+        first = " ".join(body.partition("\n\n")[0].split())
+        finding = "" if first.startswith(NOT_A_SENTENCE) else first.replace("|", "\\|")
+        jobs = len(section.finished) + len(section.failed)
+        done = str(jobs) if not section.failed else f"{len(section.finished)} of {jobs}"
+        cells = [section.study.title, section.study.source, done, duration(section.cpu_seconds), finding]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _failures(section: Section) -> list[str]:
+    return ["\n".join(f"- failed: {label(job)}: {error}" for job, error in section.failed.items())] * bool(
+        section.failed
+    )
+
+
+def duration(seconds: float) -> str:
+    """42 s, 12 min or 2.3 h."""
+    if seconds < 120.0:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 7200.0 else f"{seconds / 3600.0:.1f} h"

@@ -1,0 +1,78 @@
+"""Pictures of studies of the plane: scattered samples side by side, and curves with error bars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoothgen.checkpoint import write_atomically
+from smoothgen.evaluation.pictures import COLOURS
+
+DOTS_PER_INCH = 90
+
+Points = NDArray[np.floating[Any]]
+Curve = Sequence[tuple[float, float, float]]
+"""(x, y, error of y) of every point."""
+
+
+def save_scatters(path: Path, panels: Mapping[str, Points], columns: int = 4) -> None:
+    """Points (n, 2) of every panel, all on the scale of the first."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.5 * columns, 2.75 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    first = next(iter(panels.values()))
+    low, high = first.min(0), first.max(0)
+    margin = 0.1 * (high - low)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, points) in zip(axes, panels.items(), strict=False):
+        axis.plot(points[:, 0], points[:, 1], ".", markersize=1.0, alpha=0.5, color=COLOURS[0])
+        axis.set_title(title, fontsize=8)
+        axis.tick_params(labelsize=6)
+    axes[0].set_xlim(low[0] - margin[0], high[0] + margin[0])
+    axes[0].set_ylim(low[1] - margin[1], high[1] + margin[1])
+    _save(figure, path)
+
+
+def save_curves(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Curve]],
+    x_label: str,
+    y_label: str,
+    lines: Mapping[str, float] | None = None,
+    log_x: bool = False,
+) -> None:
+    """A panel of named curves with error bars each; lines: horizontal ones, such as an entropy, in every panel."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
+        for (name, curve), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
+            x, y, error = (np.array(values, dtype=float) for values in zip(*curve, strict=True))
+            style = "o-" if len(curve) > 1 else "D"
+            error = np.where(np.isfinite(error), error, 0.0)  # a single seed has none
+            axis.errorbar(x, y, error, fmt=style, label=name, color=colour, capsize=2)
+        for name, level in (lines or {}).items():
+            axis.axhline(level, linestyle="--", linewidth=1.0, color="grey", label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(x_label)
+        if log_x:
+            axis.set_xscale("log")
+    axes[0].set_ylabel(y_label)
+    axes[0].legend(fontsize=7)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,36 @@
+"""The studies by name, in the order of the page. A study is one line here."""
+
+from __future__ import annotations
+
+import importlib
+
+from smoothgen.component import nearest
+from smoothgen.errors import ConfigError
+from smoothgen.reproduction.study import Study
+
+STUDIES: tuple[str, ...] = (
+    "smoothgen.reproduction.plane:Rings",
+    "smoothgen.reproduction.plane:Olympics",
+    "smoothgen.reproduction.plane:Checkerboard",
+)
+"""module:class, so that a worker imports only its own study."""
+
+
+def studies() -> list[Study]:
+    """All of them."""
+    found = []
+    for place in STUDIES:
+        module, _, name = place.partition(":")
+        found.append(getattr(importlib.import_module(module), name)())
+    return found
+
+
+def chosen(name: str) -> list[Study]:
+    """The study of that name, or all. Raises ConfigError."""
+    known = {study.name: study for study in studies()}
+    if name == "all":
+        return list(known.values())
+    if name not in known:
+        names = ", ".join(known)
+        raise ConfigError(f'reproduce: unknown study "{name}"{nearest(name, known)}; studies: all, {names}')
+    return [known[name]]
