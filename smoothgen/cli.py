@@ -162,7 +162,9 @@ def compare(
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="A study's name, or all.", metavar="NAME|all")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same code paths with a fraction of the steps.")] = False,
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, with commas between; by default 0,1,2, and 0,1 with --quick.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; by default one for each core.", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of outcomes, page and pictures.")] = None,
 ) -> None:
@@ -183,7 +185,7 @@ def reproduce(
         return
     directory = out or Path("runs") / ("reproduction-quick" if quick else "reproduction")
     command = ["smoothgen", *sys.argv[1:]]
-    numbers = _seeds(seeds)
+    numbers = _seeds(seeds or ("0,1" if quick else "0,1,2"))
     page = run_studies(
         chosen(name), directory, seeds=numbers, quick=quick, workers=jobs, command=command, progress=True
     )

@@ -65,11 +65,16 @@ def _in_words(goal: Goal, name: str, numbers: Found) -> str:
 def _condition(goal: Goal) -> str:
     title = NAMES.get(goal.measure, goal.measure)
     if goal.beats is None:
-        return f"{title} ≤ {goal.at_most:g}"
+        return f"{title} ≤ {_plain(goal.at_most or 0.0)}"
     margin = f" by {goal.by:g}" if goal.by else ""
     return f"{title} below {goal.beats}{margin}"
 
 
 def _value(goal: Goal, name: str, numbers: Found) -> str:
     value = numbers[name].get(goal.measure)
-    return "not measured" if value is None else f"{value.mean:.4g}"
+    return "not measured" if value is None else _plain(value.mean)
+
+
+def _plain(value: float) -> str:
+    """Four digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000.0 else f"{value:.4g}"

@@ -78,7 +78,7 @@ def measure_row(
         "steps": trained.steps,
         "sigma": trained.sigma,
     }
-    numbers |= _likelihoods(trained, test, effort, generator)
+    numbers |= likelihoods(trained, test, effort, generator)
     if sets is None:
         sets = draw_sets(trained, effort.samples, seed)
     return numbers | measure_sets(sets, trained.data, effort.samples, seed)
@@ -94,8 +94,9 @@ def measure_sets(sets: Mapping[str, Tensor], data: DataSource, count: int, seed:
     return {key: first[name]["value"] for name, key in names.items() if name in first} | {"sets": measured}
 
 
-def _likelihoods(trained: Trained, test: Tensor, effort: Effort, generator: Generator) -> dict[str, Any]:
-    data, model, x = trained.data, trained.smoothed, test[: effort.points]
+def likelihoods(trained: Trained, examples: Tensor, effort: Effort, generator: Generator) -> dict[str, Any]:
+    """The likelihood part of `measure_row` on any examples (n, *event), training examples for instance."""
+    data, model, x = trained.data, trained.smoothed, examples[: effort.points]
     exact = data.log_prob(x.double())
     entropy = data.entropy
     assert entropy is not None  # every study's data have one

@@ -11,6 +11,7 @@ from pathlib import Path
 from smoothgen.checkpoint import write_atomically
 from smoothgen.reproduction.outcomes import Finished, label
 from smoothgen.reproduction.study import Job, Study
+from smoothgen.reproduction.tables import line
 
 PAGE = "reproduction.md"
 NOT_A_SENTENCE = ("|", "!", "#", "-", "*", "<", "`")
@@ -53,8 +54,8 @@ def _present(section: Section, directory: Path) -> tuple[str, str]:
         outcomes = {job: each.outcome for job, each in section.finished.items()}
         return section.study.present(outcomes, directory).strip(), ""
     except Exception as error:  # the other sections are written; the command ends with this error
-        line = f"{section.study.name}: the section could not be made: {type(error).__name__}: {error}"
-        return line, f"{line}\n\n{traceback.format_exc()}"
+        said = f"{section.study.name}: the section could not be made: {type(error).__name__}: {error}"
+        return said, f"{said}\n\n{traceback.format_exc()}"
 
 
 def _header(sections: Sequence[Section], seeds: Sequence[int], command: str) -> str:
@@ -79,11 +80,11 @@ def _summary(sections: Sequence[Section], bodies: Sequence[str]) -> str:
     lines = ["| study | source | jobs | CPU time | finding |", "|---|---|---|---|---|"]
     for section, body in zip(sections, bodies, strict=True):
         first = " ".join(body.partition("\n\n")[0].split())
-        finding = "" if first.startswith(NOT_A_SENTENCE) else first.replace("|", "\\|")
+        finding = "" if first.startswith(NOT_A_SENTENCE) else first
         jobs = len(section.finished) + len(section.failed)
         done = str(jobs) if not section.failed else f"{len(section.finished)} of {jobs}"
         cells = [section.study.title, section.study.source, done, duration(section.cpu_seconds), finding]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line(cells))
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def save_scatters(path: Path, panels: Mapping[str, Points], columns: int = 4) ->
         axis.set_visible(False)
     for axis, (title, points) in zip(axes, panels.items(), strict=False):
         axis.plot(points[:, 0], points[:, 1], ".", markersize=1.0, alpha=0.5, color=COLOURS[0])
-        axis.set_title(title, fontsize=8)
+        axis.set_title(textwrap.fill(title, 30), fontsize=8)
         axis.tick_params(labelsize=6)
     axes[0].set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes[0].set_ylim(low[1] - margin[1], high[1] + margin[1])

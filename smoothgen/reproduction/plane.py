@@ -59,7 +59,7 @@ class TableStudy(Study):
         numbers = {name: estimates(each) for name, each in found.items()}
         shown = [row for row in rows.rows if row.name in found]
         picture = f"{self.name}-samples.png"
-        save_scatters(directory / picture, _panels(found))
+        save_scatters(directory / picture, first_sets(found))
         entropy = next(iter(outcomes.values())).numbers["entropy"]
         parts = [
             finding(shown, numbers),
@@ -132,7 +132,7 @@ def _compared(what: str, unit: str, ours: str, mine: Estimate | None, theirs: st
     return f"{what[0].upper()}{what[1:]}: {better} {side} best plain ({theirs}){chance}."
 
 
-def _panels(found: Mapping[str, Sequence[Outcome]]) -> dict[str, Points]:
+def first_sets(found: Mapping[str, Sequence[Outcome]]) -> dict[str, Points]:
     """The first set of samples of every row, of its first seed; the data first."""
     return {name: next(iter(each[0].arrays.values())) for name, each in found.items()}
 

@@ -69,6 +69,14 @@ class Row(StrictModel):
         return parts | {"trainer": trainer.model_dump(mode="json")}
 
 
+def replaced(settings: Any, component: str, **changes: Any) -> Any:
+    """A row's settings (or a part of them) with keys of every component of that type set, however deep it is."""
+    if isinstance(settings, dict):
+        deeper = {key: replaced(value, component, **changes) for key, value in settings.items()}
+        return deeper | changes if settings.get("type") == component else deeper
+    return [replaced(value, component, **changes) for value in settings] if isinstance(settings, list) else settings
+
+
 @dataclass(frozen=True)
 class RowSet:
     """The rows of a file. data: of all of them. skipped: optional rows that cannot run here, and why."""

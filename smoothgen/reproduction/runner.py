@@ -25,9 +25,13 @@ PERIOD = 3 * 3600.0
 
 @dataclass
 class Work:
-    """All jobs of a command with their studies, and what came of them."""
+    """All jobs of a command, each with a study that can run it, and what came of them.
+
+    jobs: of every study; studies may share jobs, which then run once.
+    """
 
     studies: dict[Job, Study] = field(default_factory=dict)
+    jobs: dict[str, list[Job]] = field(default_factory=dict)
     finished: dict[Job, Finished] = field(default_factory=dict)
     failed: dict[Job, Answer] = field(default_factory=dict)
 
@@ -63,13 +67,15 @@ def reproduce(
 
 
 def _plan(studies: Sequence[Study], seeds: Sequence[int], quick: bool) -> Work:
-    work, names = Work(), set()
+    work = Work()
+    known: dict[str, Job] = {}
     for study in studies:
-        for job in study.jobs(seeds, quick):
-            if label(job) in names:
+        mine = study.jobs(seeds, quick)
+        for job in mine:
+            if known.setdefault(label(job), job) != job or mine.count(job) > 1:
                 raise ConfigError(f"{label(job)} is there twice; a job's name and seed must be its own in a study")
-            names.add(label(job))
-            work.studies[job] = study
+            work.studies.setdefault(job, study)
+        work.jobs[study.name] = mine
     return work
 
 
@@ -124,7 +130,7 @@ def _take(work: Work, job: Job, answer: Answer, store: OutcomeStore, bars: Progr
 
 
 def _section(study: Study, work: Work) -> Section:
-    mine = [job for job, owner in work.studies.items() if owner is study]
+    mine = work.jobs[study.name]
     finished = {job: work.finished[job] for job in mine if job in work.finished}
     failed = {job: work.failed[job].error for job in mine if job in work.failed}
     return Section(study, finished, failed)

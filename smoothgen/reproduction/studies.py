@@ -12,6 +12,10 @@ STUDIES: tuple[str, ...] = (
     "smoothgen.reproduction.plane:Rings",
     "smoothgen.reproduction.plane:Olympics",
     "smoothgen.reproduction.plane:Checkerboard",
+    "smoothgen.reproduction.flows:Flows",
+    "smoothgen.reproduction.components:Components",
+    "smoothgen.reproduction.sigma:SigmaInThePlane",
+    "smoothgen.reproduction.data_size:DataSize",
 )
 """module:class, so that a worker imports only its own study."""
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 class Job:
     """One training or computation, a pure function of its fields, so that its outcome can be kept and found again.
 
-    name: which row or curve point it is, unique in its study together with the seed. settings: plain JSON values.
+    study: by default the study's name; equal jobs of several studies run once. name: which row or curve point it is,
+    unique in its study together with the seed. settings: plain JSON values.
     """
 
     study: str

@@ -82,14 +82,19 @@ def markdown_table(
     shown = [column for column in columns if any(row.found.get(column.key) is not None for row in rows)]
     best = {column.key: best_row(column, rows) for column in shown}
     titles = [head, *(column.title for column in shown), *more]
-    lines = ["| " + " | ".join(titles) + " |", "|---" + "|---:" * len(shown) + "|---" * len(more) + "|"]
+    lines = [line(titles), "|---" + "|---:" * len(shown) + "|---" * len(more) + "|"]
     for row in rows:
         cells = []
         for column in shown:
             text = cell(row.found.get(column.key), column)
             cells.append(f"**{text}**" if best[column.key] is row else text)
-        lines.append("| " + " | ".join([row.name, *cells, *(row.text or ("",) * len(more))]) + " |")
+        lines.append(line([row.name, *cells, *(row.text or ("",) * len(more))]))
     return "\n".join(lines)
+
+
+def line(cells: Sequence[str]) -> str:
+    """One line of a table; bars within cells, as in p(x|x̃), are escaped."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def best_row(column: Column, rows: Sequence[TableRow]) -> TableRow | None:
