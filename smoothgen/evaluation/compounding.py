@@ -132,14 +132,9 @@ def divergences(truth: ExactChain, model: ModelChain, z: Tensor, draws: int, gen
     return torch.cat(parts)
 
 
-@torch.no_grad()
-def distances(truth: ExactChain, model: ModelChain, z: Tensor, generator: Generator) -> Tensor:
-    """How far samples lie from the data's curve once the model goes on from prefixes of z: (n, length), noises.
+def continuations(model: ModelChain, z: Tensor, generator: Generator) -> Tensor:
+    """What becomes of chains z (n, length) that the model goes on with: x, (length, n, D).
 
-    Column k: z's first k positions are kept, the model draws the rest. Column 0 are the model's own samples.
+    Entry k: z's first k positions are kept, the model draws the rest. Entry 0 are the model's own samples.
     """
-    columns = []
-    for known in range(model.length):
-        x = model.event(model.complete(z, known, generator))
-        columns.append(truth.mixture.distance(x) / truth.mixture.std)
-    return torch.stack(columns, 1)
+    return torch.stack([model.event(model.complete(z, known, generator)) for known in range(model.length)])

@@ -16,6 +16,7 @@ STUDIES: tuple[str, ...] = (
     "smoothgen.reproduction.components:Components",
     "smoothgen.reproduction.sigma:SigmaInThePlane",
     "smoothgen.reproduction.data_size:DataSize",
+    "smoothgen.reproduction.compounding:Compounding",
 )
 """module:class, so that a worker imports only its own study."""
 
