@@ -1,4 +1,4 @@
-"""A closed curve in several dimensions, with Gaussian noise: a chain of conditionals that no coordinate decides alone."""
+"""A closed curve in several dimensions, with Gaussian noise: a chain that no coordinate decides alone."""
 
 from __future__ import annotations
 

@@ -97,7 +97,8 @@ class ZukoNSFConfig(DensityModelConfig):
     """zuko's neural spline flow; needs the extra `peers`.
 
     transforms: how many, one after the other. hidden: widths of the hidden layers of each one's masked network.
-    bins: of every spline. activation: relu (zuko's own, and the best on thin curves), silu or tanh. bound: splines bend within this many standard deviations.
+    bins: of every spline. activation: relu (zuko's own, and by far the best on thin curves), silu or tanh.
+    bound: splines bend within this many standard deviations.
     passes: into how many groups a transform divides the coordinates, each given the groups before it; null makes every
     coordinate a group (fully autoregressive), 2 is a coupling. Sampling takes as many passes per transform.
     order: of the coordinates: ascending and descending in turn (alternate), or drawn with order_seed (random).

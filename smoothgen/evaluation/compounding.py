@@ -29,9 +29,9 @@ class Position(NamedTuple):
 class ExactChain:
     """The same chain under the truth, sum_a w_a N(m_a, v I), with noise N(0, sigma^2 I) where the chain has x~.
 
-    Given a, x~_i ~ N(m_ai, v + sigma^2) and x_i ~ N((v x~_i + sigma^2 m_ai) / (v + sigma^2), v sigma^2 / (v + sigma^2)),
-    independent over i: every conditional is a mixture of Gaussians whose weights the prefix sets. They are computed
-    in logarithms and normalised after every coordinate, so that a prefix far from the data has conditionals as well.
+    Given a, x~_i ~ N(m_ai, t) with t = v + sigma^2, and x_i ~ N((v x~_i + sigma^2 m_ai) / t, v sigma^2 / t), each i
+    apart: every conditional is a mixture of Gaussians whose weights the prefix sets. They are computed in logarithms
+    and normalised after every coordinate, so that a prefix far from the data has conditionals as well.
     """
 
     def __init__(self, mixture: IsotropicMixture, order: tuple[int, ...], sigma: float | None = None) -> None:

@@ -32,14 +32,16 @@ TOTALS = (
     Column("parameters", "parameters", form="count"),
     Column("cpu_seconds", "CPU s", form="count"),
 )
-INTRODUCTION = """An autoregressive model learns its conditionals after prefixes from data and samples after prefixes of \
-its own. For every position i of the chain of what is sampled (x₁ … x_D, or x̃₁ … x̃_D, x₁ … x_D) the tables show \
-KL(true(zᵢ | z₍<ᵢ₎) ‖ model(zᵢ | z₍<ᵢ₎)), nats, averaged over prefixes from data, and over prefixes that the model drew. \
-The truth is exact: every set is a mixture of Gaussians along a curve. After data's prefixes the sum over positions is the \
-gap of the negative log-likelihood (of −ELBO, for a smoothed model), by the chain rule. What it grows by after own \
-prefixes is what compounds. The true conditional after a prefix far from all data is narrow and the model has never been \
-asked for it, so a few prefixes weigh heavily in a mean: trimmed means leave out the 5 % lowest and highest, position by \
-position."""
+INTRODUCTION = (
+    "An autoregressive model learns its conditionals after prefixes from data and samples after prefixes of its own. "
+    "For every position i of the chain that is sampled (x₁ … x_D, or x̃₁ … x̃_D, x₁ … x_D), the tables show "
+    "KL(true(zᵢ | z₁ … zᵢ₋₁) ‖ model(zᵢ | z₁ … zᵢ₋₁)), nats, averaged over prefixes from data and over prefixes that "
+    "the model drew. The truth is exact: every set is a mixture of Gaussians along a curve. After data's prefixes the "
+    "sum over positions is the gap of the negative log-likelihood (of −ELBO, for a smoothed model), by the chain rule; "
+    "what it grows by after own prefixes is what compounds. The true conditional after a prefix far from all data is "
+    "narrow, and the model has never been asked for it, so that a few prefixes weigh heavily in a mean: trimmed means "
+    "leave out the lowest and the highest 5 %, position by position."
+)
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,4 @@ def _known_curves(found: Mapping[str, Sequence[Outcome]]) -> dict[str, Curve]:
 
 
 def _curve(values: Sequence[Estimate | None], first: float, step: float) -> Curve:
-    return [
-        (first + step * place, value.mean, value.stderr) for place, value in enumerate(values) if value is not None
-    ]
+    return [(first + step * place, value.mean, value.stderr) for place, value in enumerate(values) if value is not None]

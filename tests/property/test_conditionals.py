@@ -7,6 +7,7 @@ import torch
 from registered import DensityCase, contexts_of, density_params, lopsided
 from torch import Generator
 
+from smoothgen.density_model import DensityModel
 from smoothgen.errors import NoClosedFormError
 from smoothgen.event import EventSpec
 
@@ -20,6 +21,13 @@ EVENTS = density_params(
 )
 
 
+def has_conditionals(model: DensityModel) -> bool:
+    try:
+        return bool(model.coordinate_order)
+    except NoClosedFormError:
+        return False
+
+
 @EVENTS
 def test_conditionals_are_the_terms_of_log_prob(case: DensityCase, event, context, device):
     model = case.build(event, context, device)
@@ -27,14 +35,12 @@ def test_conditionals_are_the_terms_of_log_prob(case: DensityCase, event, contex
     x = lopsided(event, 8, generator=generator)
     given = contexts_of(context, x, generator)
     x, given = x.to(device), None if given is None else given.to(device)
-    try:
-        order = model.coordinate_order
-    except NoClosedFormError as error:
-        assert "gives no conditionals" in str(error)
-        with pytest.raises(NoClosedFormError, match="use an autoregressive density of single coordinates"):
+    if not has_conditionals(model):
+        with pytest.raises(NoClosedFormError, match="gives no conditionals"):
             model.log_conditionals(x, given)
-        assert case.config.type != "made" or event.levels is not None
+        assert case.config.type != "made" or "dequantised" in case.name
         return
+    order = model.coordinate_order
     terms = model.log_conditionals(x, given)
     assert terms.shape == (8, event.dimensions) and sorted(order) == list(range(event.dimensions))
     torch.testing.assert_close(terms.sum(1), model.log_prob(x, given))

@@ -138,7 +138,11 @@ def test_a_perfect_model_has_no_divergence_after_any_prefix():
     chain = ExactChain(three_points(), (1, 0, 2))
     model = PlainChain(Mixture(three_points(), (1, 0, 2)))
     far = 30.0 * torch.randn(20, 3, dtype=torch.float64, generator=rng())
-    for z in (chain.of_data(draw(three_points(), 50), rng()), model.complete(torch.zeros(20, 3).double(), 0, rng()), far):
+    for z in (
+        chain.of_data(draw(three_points(), 50), rng()),
+        model.complete(torch.zeros(20, 3).double(), 0, rng()),
+        far,
+    ):
         found = divergences(chain, model, z, 8, rng())
         assert found.isfinite().all() and found.abs().max() < 1e-9
 
@@ -235,7 +239,7 @@ class Surprised(Mixture):
 
 
 def test_what_compounds_is_counted_after_prefixes_of_the_model_alone():
-    """Its own prefixes cost exactly the nat it loses, as often as it meets a strange one; those of data cost nothing."""
+    """Own prefixes cost exactly the nat it loses, as often as it meets a strange one; those of data cost nothing."""
     mixture = three_points(0.05)
     truth, density = ExactChain(mixture, (0, 1, 2)), Surprised(mixture)
     model = PlainChain(density)
