@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from smoothgen.config import ExperimentConfig
+    from smoothgen.data_source import DataSource
     from smoothgen.device import DevicePolicy
     from smoothgen.smoothed_model import SmoothedModel
 
@@ -97,7 +98,7 @@ def evaluate(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a trained model: bounds with units on the test split, and sample quality where features are given."""
+    """Measure a trained model: bounds with units on the test split, and samples against data."""
     from smoothgen.checkpoint import write_json
     from smoothgen.errors import NoDensityError
     from smoothgen.evaluation.measure import measure
@@ -108,16 +109,12 @@ def evaluate(
     policy = _policy(device)
     config = _with_overrides(RunDirectory(run).stored_config(), overrides or [])
     model = load(run).to(policy.device)
-    metrics: tuple[str, ...] = ("elbo",) if model.inverter.has_density or model.event.levels is not None else ()
-    if config.evaluate.features is not None:
-        metrics += ("quality", "neighbours")
-    by_default = config.evaluate.model_copy(update={"metrics": None})
-    if by_default.measures("two-sample", model.event) or "two-sample" in (config.evaluate.metrics or ()):
-        metrics += ("two-sample",)
+    data = config.data.build()
+    metrics = _measurable(config, model, data)
     if not metrics:
         raise NoDensityError(
             f'{run}: inverter "{config.inverter.type}" has no density, so there is no bound to measure; for sample '
-            "quality give evaluate.features"
+            "quality give evaluate.features, or evaluate.metrics=[two-sample]"
         )
     changes: dict[str, object] = {"metrics": metrics}
     if importance_samples:
@@ -129,7 +126,7 @@ def evaluate(
     baseline = load_baseline(run)
     if baseline is not None:
         baseline = baseline.to(policy.device)
-    measured = measure(config, model, baseline, config.data.build(), policy, Progress(enabled=False))
+    measured = measure(config, model, baseline, data, policy, Progress(enabled=False))
     if out is not None:
         write_json(out, measured)
     show(measured)
@@ -384,6 +381,20 @@ def _show_likelihoods(metrics: dict[str, Any], likelihoods: dict[str, Any]) -> N
         console.print(f"gain over the plain baseline, same examples, nats: {text}", highlight=False)
     counts = metrics["parameters"]
     console.print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()), highlight=False)
+
+
+def _measurable(config: ExperimentConfig, model: SmoothedModel, data: DataSource) -> tuple[str, ...]:
+    """What `evaluate` measures, whatever evaluate.metrics says: likelihoods, and what compares samples with data."""
+    from smoothgen.evaluation.measure import compares_points
+
+    metrics: tuple[str, ...] = ("elbo",) if model.inverter.has_density or model.event.levels is not None else ()
+    if config.evaluate.features is not None:
+        metrics += ("quality", "neighbours")
+    by_default = config.evaluate.model_copy(update={"metrics": None})
+    named = "two-sample" in (config.evaluate.metrics or ())
+    if named or compares_points(config.model_copy(update={"evaluate": by_default}), data):
+        metrics += ("two-sample",)
+    return metrics
 
 
 def _with_overrides(config: ExperimentConfig, overrides: list[str]) -> ExperimentConfig:

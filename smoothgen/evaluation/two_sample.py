@@ -17,7 +17,7 @@ from smoothgen.evaluation.precision_recall import precision_recall_with_errors
 
 FRACTIONS = (0.03, 0.1, 0.3)
 """Default bandwidths in units of the median distance between two reference points: from the width of thin structures
-to that of whole modes. For the rings they are 0.08, 0.27 and 0.81, for standard normal data in two dimensions 0.05,
+to that of whole modes. For the rings they are about 0.075, 0.25 and 0.75, for standard normal data in the plane 0.05,
 0.17 and 0.5."""
 MEDIAN_POINTS = 1000
 """Reference points whose pairwise distances give the median."""

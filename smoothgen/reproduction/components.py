@@ -28,6 +28,7 @@ PANELS = {"plain": "plain", "smoothed x̃": "smoothed", "single step": "single-s
 
 ByCount = Mapping[int, Mapping[str, Sequence[Outcome]]]
 """Outcomes over seeds by number of components and by kind, "smoothed" or "plain"."""
+Numbers = Mapping[int, Mapping[str, Estimate | None]]
 
 
 class Components(Study):
@@ -52,40 +53,29 @@ class Components(Study):
         return run_row(job)
 
     def present(self, outcomes: Mapping[Job, Outcome], directory: Path) -> str:
-        findings, parts, curves = [], [], {}
-        entropies = {}
+        findings, parts = [], []
         for data in SETS:
             found = _by_count(outcomes, f"components-{data}")
-            if not found:
-                continue
-            picture = f"components-{data}.png"
-            save_scatters(directory / picture, _panels(found), columns=len(PANELS))
-            numbers = {count: _numbers(kinds) for count, kinds in found.items()}
-            rows = [TableRow(str(count), each) for count, each in numbers.items()]
-            findings.append(f"{data.capitalize()}: {_finding(numbers)}")
-            parts += [
-                f"### {data.capitalize()}",
-                markdown_table(COLUMNS, rows, "components"),
-                f"![Samples for 2 to 7 components]({picture})",
-            ]
-            curves[data] = _curves(numbers)
-            entropies["entropy, " + data] = next(iter(outcomes_of(found))).numbers["entropy"]
-        for data, panel in curves.items():
-            save_curves(
-                directory / f"components-{data}-curve.png",
-                {data: panel},
-                "components",
-                "nats",
-                {"entropy": entropies[f"entropy, {data}"]},
-            )
-            parts.append(f"![−ELBO and NLL on {data} against the number of components](components-{data}-curve.png)")
+            if found:
+                numbers = {count: _numbers(kinds) for count, kinds in found.items()}
+                findings.append(f"{data.capitalize()}: {_finding(numbers)}")
+                parts += _section(data, found, numbers, directory)
         note = "Settings: `smoothgen/reproduction/rows/components-rings.yaml` and `components-olympics.yaml`."
         return "\n\n".join([" ".join(findings), *parts, note])
 
 
-def outcomes_of(found: ByCount) -> list[Outcome]:
-    """All of them."""
-    return [outcome for kinds in found.values() for each in kinds.values() for outcome in each]
+def _section(data: str, found: ByCount, numbers: Numbers, directory: Path) -> list[str]:
+    """Table, samples and curve of one set."""
+    entropy = next(each[0] for kinds in found.values() for each in kinds.values()).numbers["entropy"]
+    samples, curve = f"components-{data}.png", f"components-{data}-curve.png"
+    save_scatters(directory / samples, _panels(found), columns=len(PANELS))
+    save_curves(directory / curve, {data: _curves(numbers)}, "components", "nats", {"entropy": entropy})
+    return [
+        f"### {data.capitalize()}, entropy {entropy:.4f} nats",
+        markdown_table(COLUMNS, [TableRow(str(count), each) for count, each in numbers.items()], "components"),
+        f"![Likelihoods on {data} against the number of components]({curve})",
+        f"![Samples on {data} for 2 to 7 components]({samples})",
+    ]
 
 
 def _by_count(outcomes: Mapping[Job, Outcome], study: str) -> dict[int, dict[str, list[Outcome]]]:
@@ -108,7 +98,7 @@ def _numbers(kinds: Mapping[str, Sequence[Outcome]]) -> dict[str, Estimate | Non
     return numbers
 
 
-def _finding(numbers: Mapping[int, Mapping[str, Estimate | None]]) -> str:
+def _finding(numbers: Numbers) -> str:
     """From which number of components plain models are better than smoothed ones, and by how much at both ends."""
     sentences = []
     for count in (min(numbers), max(numbers)):
@@ -121,7 +111,7 @@ def _finding(numbers: Mapping[int, Mapping[str, Estimate | None]]) -> str:
     return "; ".join(sentences) + "."
 
 
-def _curves(numbers: Mapping[int, Mapping[str, Estimate | None]]) -> dict[str, Curve]:
+def _curves(numbers: Numbers) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for title, key in {"plain NLL": "plain nll", "−ELBO": "smoothed nll", "IW-100": "smoothed iw_100"}.items():
         points = [(count, each.get(key)) for count, each in numbers.items()]

@@ -85,7 +85,7 @@ class DataSize(Study):
                 _finding(numbers, kinds),
                 f"Exact entropy {entropy:.4f} nats. Training and test numbers are gaps to the exact density on those "
                 "examples plus the entropy, so that their difference is overfitting and nothing else. Early stopping "
-                f"looks at a validation set a {_ordinal()} the size of the training set.",
+                f"looks at a validation set of 1/{VALIDATION_SHARE} of the training set's size.",
                 markdown_table(COLUMNS, rows, "model, training examples"),
                 "![Test likelihood against the number of training examples](data-size.png)",
                 f"Settings: `smoothgen/reproduction/rows/{self.name}.yaml`.",
@@ -98,13 +98,7 @@ def name_of(kind: str, size: int, stopping: str) -> str:
     return f"{kind}, {size:,}, {stopping}"
 
 
-def _ordinal() -> str:
-    return {5: "fifth"}[VALIDATION_SHARE]
-
-
-def _curves(
-    numbers: Mapping[str, Mapping[str, Estimate | None]], kinds: Sequence[str], stopping: str
-) -> dict[str, Any]:
+def _curves(numbers: Found, kinds: Sequence[str], stopping: str) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for kind in kinds:
         points = [(size, numbers.get(name_of(kind, size, stopping), {}).get("nll")) for size in SIZES]

@@ -59,17 +59,18 @@ def _present(section: Section, directory: Path) -> tuple[str, str]:
 
 
 def _header(sections: Sequence[Section], seeds: Sequence[int], command: str) -> str:
-    records = [each.record for section in sections for each in section.finished.values()]
+    finished = {job: each.record for section in sections for job, each in section.finished.items()}
+    failed = {job for section in sections for job in section.failed}
+    records = finished.values()  # of jobs that studies share, once
     machines = sorted({record.machine for record in records})
     versions = sorted({", ".join(f"{name} {value}" for name, value in record.versions.items()) for record in records})
-    jobs = sum(len(section.finished) + len(section.failed) for section in sections)
     rows = {
         "command": f"`{command}`",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seeds": ", ".join(map(str, seeds)),
         "machine": "; ".join(machines),
         "versions": "; ".join(versions),
-        "jobs": f"{len(records)} of {jobs} finished",
+        "jobs": f"{len(finished)} of {len(finished) + len(failed)} finished",
         "CPU time": duration(sum(record.cpu_seconds for record in records)),
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -12,7 +12,9 @@ from torch import Tensor
 
 import smoothgen
 from smoothgen.component import ComponentConfig
+from smoothgen.data_source import DataSource, Split
 from smoothgen.errors import DataError, NoClosedFormError, NoDensityError, ShapeError
+from smoothgen.event import EventSpec
 from smoothgen_datasets.checkerboard import log_normal_mass
 from smoothgen_datasets.curve import reach_across
 from smoothgen_datasets.toy import ToyConfig, ToySource
@@ -355,6 +357,104 @@ def test_the_curves_are_the_ones_described():
     moon = torch.tensor([[1.0, 0.0], [math.sqrt(0.5), math.sqrt(0.5)], [-1.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(shipped("moons")._curve(u), moon, atol=1e-12, rtol=0.0)
     assert shipped("moons").centre == (0.5, 0.25) and shipped("two_spirals").centre == (0.0, 0.0)
+
+
+BEYOND = math.erfc(3.0 / math.sqrt(2.0))
+"""P(|N(0, 1)| > 3)."""
+
+
+def beyond_circle(radius: float, noise: float, others: tuple[float, ...] = ()) -> float:
+    """P(the distance from the centre of a noisy circle is more than 3 noise from its radius and all others).
+
+    The distance is Rice's: the radial density is 2 pi rho times that of the plane, here by the midpoint rule.
+    """
+    rho, width = midpoints(0.0, radius + 12.0 * noise, noise / 1000.0)
+    log_p = -0.5 * ((rho - radius) / noise).square() + torch.special.i0e(rho * radius / noise**2).log()
+    off = torch.stack([(rho - r).abs() > 3.0 * noise for r in (radius, *others)]).all(0)
+    return ((rho / noise**2) * log_p.exp())[off].sum().item() * width
+
+
+def beyond_eight(distance: float, noise: float) -> float:
+    """Of the plane's Gaussians on a circle: exp(-9/2), less the mass of the first in the discs of all others.
+
+    P(|z - c| < 3) of a standard normal in the plane: over the disc's radius, Rice's law around the distance |c|.
+    """
+    caught = 0.0
+    for k in range(1, 8):
+        away = 2.0 * distance * math.sin(k * math.pi / 8.0) / noise
+        r, width = midpoints(0.0, 3.0, 1e-4)
+        caught += (r * (-0.5 * (r - away).square()).exp() * torch.special.i0e(r * away)).sum().item() * width
+    return math.exp(-4.5) - caught
+
+
+RINGS = (0.75, 1.5, 2.25, 3.0)
+OFF_SUPPORT: list[tuple[str, dict[str, Any], float]] = [
+    ("rings", {}, sum(beyond_circle(r, 0.08, RINGS) for r in RINGS) / 4.0),
+    ("rings", {"radii": [1.0], "noise": 0.3}, beyond_circle(1.0, 0.3)),
+    ("olympics", {}, 0.00257),  # by quadrature over the circles' angles: the crossings catch 5 % of beyond_circle's
+    ("thin_ring", {}, BEYOND),
+    ("checkerboard", {}, 0.0),
+    ("six_modes", {}, BEYOND),
+    ("ten_modes", {}, BEYOND),
+    ("two_gaussians", {}, BEYOND / 2.0),  # their intervals touch
+    ("mixture_1d", {"means": [-1.0, 9.0], "stds": [0.1, 2.0], "weights": [3.0, 1.0]}, BEYOND),
+    ("eight_gaussians", {}, beyond_eight(2.83, 0.354)),
+    ("eight_gaussians", {"noise": 0.1}, math.exp(-4.5)),
+]
+
+
+@pytest.mark.parametrize(("tag", "keys", "rate"), OFF_SUPPORT)
+def test_true_data_are_off_the_support_at_the_exact_rate(tag, keys, rate):
+    n = 500_000
+    on = build(tag, **keys).on_support(build(tag, **keys).draw(n, torch.Generator().manual_seed(7)).x)
+    assert on.shape == (n,) and on.dtype == torch.bool
+    assert abs((~on).double().mean().item() - rate) <= 3.5 * math.sqrt(rate * (1.0 - rate) / n)
+
+
+def test_the_rates_that_the_documentation_states():
+    assert OFF_SUPPORT[0][2] == pytest.approx(0.00269, abs=5e-6)
+    assert pytest.approx(0.00270, abs=5e-6) == BEYOND
+    assert OFF_SUPPORT[-2][2] == pytest.approx(0.00989, abs=5e-6)
+    circle = beyond_circle(1.0, 0.015)
+    assert 0.9 * circle < 0.00257 < circle
+
+
+@pytest.mark.parametrize(
+    ("tag", "inside", "outside"),
+    [
+        ("rings", [[0.0, 0.98], [-3.2, 0.0]], [[0.0, 1.01], [0.0, 0.0], [3.25, 0.0]]),
+        ("olympics", [[-1.25, 0.54], [2.5, 1.46]], [[-2.5, 0.5], [2.5, 1.56]]),
+        ("thin_ring", [[0.0, 1.029], [-0.971, 0.0]], [[0.0, 1.031], [0.0, 0.0]]),
+        ("checkerboard", [[4.0, 4.0], [0.0, 1.0]], [[4.001, 3.0], [1.0, -1.0]]),
+        ("six_modes", [[5.44], [-0.56]], [[5.46], [0.0], [-0.54]]),
+        ("eight_gaussians", [[2.83 + 1.06, 0.0], [0.0, -1.78]], [[2.83 + 1.07, 0.0], [0.0, 0.0]]),
+    ],
+)
+def test_where_the_support_ends(tag, inside, outside):
+    source = shipped(tag)
+    bad = [math.nan] * source.event.dimensions
+    x = torch.tensor([*inside, *outside, bad], dtype=torch.float64)
+    assert source.on_support(x).tolist() == [True] * len(inside) + [False] * (len(outside) + 1)
+    with pytest.raises(ShapeError, match="x must be floating point"):
+        source.on_support(x[:, None])
+
+
+@pytest.mark.parametrize("tag", ["pinwheel", "two_spirals", "moons", "gaussian"])
+def test_sets_without_a_support_say_so(tag):
+    with pytest.raises(NoDensityError, match=f"{tag}: no region is defined"):
+        shipped(tag).on_support(torch.zeros(3, 2))
+
+
+def test_a_source_that_knows_nothing_says_so():
+    class Unknown(DataSource):
+        def split(self, name):
+            return Split(torch.zeros(1, 2))
+
+    source = Unknown(EventSpec(shape=(2,)))
+    with pytest.raises(NoDensityError, match="Unknown defines no region"):
+        source.on_support(torch.zeros(1, 2))
+    with pytest.raises(NoClosedFormError, match="density of Unknown after Gaussian noise"):
+        source.smoothed_log_prob(torch.zeros(1, 2), 0.1)
 
 
 def brute_curve(x: Tensor, frequencies: tuple[int, ...], noise: float, nodes: int = 200_003) -> Tensor:
