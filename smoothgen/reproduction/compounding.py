@@ -12,6 +12,7 @@ from torch import Generator, Tensor, zeros
 from smoothgen.device import derived_seed
 from smoothgen.evaluation.chains import ModelChain, PlainChain, SmoothedChain
 from smoothgen.evaluation.compounding import ExactChain, Prefixes, continuations, divergences
+from smoothgen.reproduction.compounding_pictures import save_positions
 from smoothgen.reproduction.pictures import Curve, save_curves
 from smoothgen.reproduction.row_jobs import by_row, estimates, train_row
 from smoothgen.reproduction.rows import load_rows
@@ -86,7 +87,7 @@ class Compounding(Study):
                 parts += _section(name, found)
                 by_position[name] = _position_curves(found)
                 by_known[name] = _known_curves(found)
-        save_curves(directory / "compounding.png", by_position, "position in the chain", "KL, nats")
+        save_positions(directory / "compounding.png", by_position)
         save_curves(directory / "compounding-known.png", by_known, "share of the chain given", "off support")
         parts.append("![KL by position](compounding.png)")
         parts.append(
@@ -168,12 +169,13 @@ def _finding(numbers: Mapping[str, Mapping[str, Estimate | None]]) -> str:
     return " ".join(sentences)
 
 
-def _position_curves(found: Mapping[str, Sequence[Outcome]]) -> dict[str, Curve]:
-    curves: dict[str, Curve] = {}
+def _position_curves(found: Mapping[str, Sequence[Outcome]]) -> dict[str, dict[str, Curve]]:
+    curves: dict[str, dict[str, Curve]] = {}
     for row, each in found.items():
         numbers, length = estimates(each), len(each[0].numbers["positions"])
-        for kind, of in KINDS.items():
-            curves[f"{row}, {of}"] = _curve([numbers.get(f"{kind} {place}") for place in range(length)], 1.0, 1.0)
+        curves[row] = {
+            kind: _curve([numbers.get(f"{kind} {place}") for place in range(length)], 1.0, 1.0) for kind in KINDS
+        }
     return curves
 
 

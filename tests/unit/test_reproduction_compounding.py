@@ -17,7 +17,7 @@ def test_quick_jobs_run_and_the_section_shows_every_set(tmp_path):
     study = Compounding()
     jobs = study.jobs([0, 1], quick=True)
     assert len({(job.name, job.seed) for job in jobs}) == len(jobs) == 2 * 3 * len(SETS)
-    chosen = [job for job in jobs if job.name.startswith("rings") or job.seed == 0]
+    chosen = [job for job in jobs if job.seed == 0]
     outcomes = {job: study.run(job) for job in chosen}
     for job, outcome in outcomes.items():
         numbers = outcome.numbers
