@@ -50,7 +50,7 @@ class Effort:
     """prefixes: of each kind. draws: of the true conditional after each. completions: samples for each known length."""
 
     prefixes: int = 1500
-    draws: int = 8
+    draws: int = 4
     completions: int = 3000
 
 
