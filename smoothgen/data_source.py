@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from smoothgen.component import ComponentConfig
 from smoothgen.errors import DataError, NoClosedFormError, NoDensityError
 from smoothgen.event import EventSpec
+from smoothgen.isotropic_mixture import IsotropicMixture
 from smoothgen.registry import ComponentField
 
 SplitName = Literal["train", "validation", "test"]
@@ -51,6 +52,10 @@ class DataSource(ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """The exact log density at x (batch, *event_shape): (batch,), nats. Raises NoDensityError where unknown."""
         raise NoDensityError(f"the exact density of {type(self).__name__} is unknown")
+
+    def as_mixture(self) -> IsotropicMixture:
+        """The density as a mixture of equal Gaussians, which has exact conditionals. Raises NoDensityError."""
+        raise NoDensityError(f"{type(self).__name__} is no mixture of equal Gaussians")
 
     def smoothed_log_prob(self, x: Tensor, sigma: float) -> Tensor:
         """The exact log density at x (batch, *event_shape) of the data plus N(0, sigma^2 I): (batch,), nats.

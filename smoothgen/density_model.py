@@ -141,6 +141,22 @@ class DensityModel(nn.Module, ABC):
         return torch.cat(parts) if parts else torch.zeros_like(x)
 
     @final
+    def log_conditionals(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(x_i | x_<i) of every coordinate, (batch, D) in the order of the flattened event, nats.
+
+        x_<i is what comes before i in `coordinate_order`. A row sums to `log_prob`. Raises NoClosedFormError where
+        the density is not autoregressive or has no such terms; ShapeError.
+        """
+        self._check(x, self.event_shape, "x")
+        self._check_context(context, len(x))
+        return self._conditionals(x, context)
+
+    @property
+    def coordinate_order(self) -> tuple[int, ...]:
+        """The coordinates of the flattened event, each after those it is given. Raises NoClosedFormError."""
+        raise NoClosedFormError(self._without_conditionals())
+
+    @final
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets data-dependent starting values (spread of the components, scales) from a batch of training data."""
         self._check(x, self.event_shape, "x")
@@ -205,6 +221,16 @@ class DensityModel(nn.Module, ABC):
     def _causal_score(self, x: Tensor, context: Tensor | None) -> Tensor:
         """d log p(x_i | x_<i) / d x_i for every i; only autoregressive densities have it."""
         raise NoClosedFormError(f"{type(self).__name__} declares autoregressive but has no causal score")
+
+    def _conditionals(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """(batch, D), nats; inputs are checked."""
+        raise NoClosedFormError(self._without_conditionals())
+
+    def _without_conditionals(self) -> str:
+        return (
+            f"{type(self).__name__} gives no conditionals log p(x_i | x_<i); use an autoregressive density of single "
+            "coordinates, such as made"
+        )
 
     def _check(self, value: Tensor, shape: tuple[int, ...], name: str) -> None:
         if value.shape[1:] != shape or value.dim() == 0:

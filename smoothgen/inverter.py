@@ -36,6 +36,14 @@ class Inverter(nn.Module, ABC):
         """How many rows a pass without gradients should take, as for `DensityModel.rows_at_once`."""
         return ROWS_AT_ONCE
 
+    @property
+    def conditional(self) -> DensityModel:
+        """p(x | x_tilde) as a density whose context is x_tilde, or x_tilde and further features joined.
+
+        Raises NoDensityError if not has_density.
+        """
+        raise NoDensityError(f"{type(self).__name__} has no density p(x | x_tilde); use inverter type: conditional")
+
     @abstractmethod
     def invert(
         self,

@@ -5,6 +5,7 @@ from smoothgen.hooks import hookimpl
 from smoothgen_datasets.array import ArrayConfig
 from smoothgen_datasets.checkerboard import CheckerboardConfig
 from smoothgen_datasets.cifar10 import CIFAR10Config
+from smoothgen_datasets.curve import CurveConfig
 from smoothgen_datasets.digits import DigitsConfig
 from smoothgen_datasets.eight_gaussians import EightGaussiansConfig
 from smoothgen_datasets.gaussian import GaussianDataConfig
@@ -34,6 +35,7 @@ def smoothgen_components() -> list[type[ComponentConfig]]:
         TwoSpiralsConfig,
         MoonsConfig,
         ThinRingConfig,
+        CurveConfig,
         GaussianDataConfig,
         DigitsConfig,
         MNISTConfig,

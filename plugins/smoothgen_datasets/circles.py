@@ -7,8 +7,13 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from smoothgen.isotropic_mixture import IsotropicMixture
 from smoothgen_datasets.quadrature import around
 from smoothgen_datasets.toy import REACH, ToyConfig, ToySource, category, constant, normal, uniform
+
+NODES_PER_NOISE = 1.5
+"""Along a circle, where its density becomes a mixture."""
+LEAST_NODES = 16
 
 
 def log_circle(distance: Tensor, radius: Tensor, variance: float) -> Tensor:
@@ -53,6 +58,17 @@ class CircleMixture(ToySource):
         distance, radii = self._distances(x)
         log_components = log_circle(distance, radii, self.noise**2 + sigma**2)
         return torch.logsumexp(log_components, 1) - math.log(len(self.radii))
+
+    def as_mixture(self) -> IsotropicMixture:
+        """The trapezoid rule around every circle, with NODES_PER_NOISE nodes per noise."""
+        means, log_weights = [], []
+        for centre, radius in zip(self.centres, self.radii, strict=True):
+            count = max(LEAST_NODES, math.ceil(NODES_PER_NOISE * 2.0 * math.pi * radius / self.noise))
+            angle = torch.arange(count, dtype=torch.float64) * (2.0 * math.pi / count)
+            circle = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
+            means.append(circle + torch.tensor(centre, dtype=torch.float64))
+            log_weights.append(circle.new_full((count,), -math.log(count * len(self.radii))))
+        return IsotropicMixture(torch.cat(means), torch.cat(log_weights), self.noise)
 
     def _on_support(self, x: Tensor) -> Tensor:
         distance, radii = self._distances(x)

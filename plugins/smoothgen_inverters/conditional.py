@@ -30,6 +30,10 @@ class ConditionalInverter(Inverter):
     def rows_at_once(self) -> int:
         return self.density.rows_at_once
 
+    @property
+    def conditional(self) -> DensityModel:
+        return self.density
+
     def invert(
         self,
         x_tilde: Tensor,

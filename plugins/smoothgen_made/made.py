@@ -89,6 +89,15 @@ class MADE(DensityModel):
         parameters = self.conditioner(self.features(flat, context))
         return self._log_conditionals(flat, context, self._relative(parameters, flat)).sum(1)
 
+    @property
+    def coordinate_order(self) -> tuple[int, ...]:
+        return tuple(self.order)
+
+    def _conditionals(self, x: Tensor, context: Tensor | None) -> Tensor:
+        flat = x.flatten(1)
+        relative = self._relative(self.conditioner(self.features(flat, context)), flat)
+        return self._log_conditionals(flat, context, relative)
+
     def _log_conditionals(self, flat: Tensor, context: Tensor | None, relative: Mixture) -> Tensor:
         """log p(x_i | x_<i) for every coordinate: (batch, D), nats."""
         return self._log_conditional(flat, relative, self._anchor(context), self.unit)

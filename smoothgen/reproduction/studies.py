@@ -24,6 +24,7 @@ STUDIES: tuple[str, ...] = (
     "smoothgen.reproduction.sigma:SigmaInThePlane",
     "smoothgen.reproduction.data_size:DataSize",
     "smoothgen.reproduction.denoising_1d:Denoising1D",
+    "smoothgen.reproduction.compounding:Compounding",
 )
 """module:class, so that a worker imports only its own study."""
 

@@ -7,6 +7,7 @@ its defaults, with small values for the usual keys of a network.
 from __future__ import annotations
 
 import copy
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,19 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
         "stacked": {"filters": 4, "blocks": 1, "resolutions": 2, "components": 2, "conditioning": "stack"},
         "plain": {"filters": 4, "blocks": 2, "resolutions": 1, "initialization": "plain", "head": "continuous"},
     },
+    "zuko_nsf": {
+        "": {"transforms": 2, "hidden": (16, 16), "bins": 4},
+        "coupling": {"transforms": 2, "hidden": (16,), "bins": 2, "passes": 2, "activation": "tanh", "bound": 3.5},
+        "bare": {
+            "transforms": 2,
+            "hidden": (12,),
+            "bins": 4,
+            "activation": "silu",
+            "order": "random",
+            "order_seed": 3,
+            "anchor": False,
+        },
+    },
     "dequantized": {
         "": {"density": MADE},
         "gaussian": {"density": MADE, "noise": {"type": "gaussian", "sigma": 0.4}},
@@ -63,10 +77,12 @@ DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 KERNELS: dict[str, dict[str, Any]] = {}
 SMALL = {"hidden": (16, 16), "components": 3, "couplings": 4, "layers": 4, "depth": 2, "width": 16, "filters": 8}
-SENSITIVITY = {"pixelcnnpp": 0.2}
+SENSITIVITY = {"pixelcnnpp": 0.2, "zuko_nsf": 0.3}
 """How much less parameters are moved where a network is so deep that its densities would become too sharp to sum."""
 LEAST_COORDINATES = {"realnvp": 2}
 """Densities that refuse fewer coordinates."""
+NEEDS = {"zuko_nsf": "zuko"}
+"""Libraries that are not installed everywhere."""
 
 NOISE_STD = 0.5
 CONTEXTS = ("no context", "features", "noisy copy", "noisy copy + features")
@@ -186,13 +202,27 @@ def density_params(*events: EventSpec, contexts: tuple[str, ...] = CONTEXTS) -> 
     return pytest.mark.parametrize(
         ("case", "event", "context"),
         [
-            pytest.param(case, event, context_spec(kind, event), id=f"{case.name}-{_name(event)}-{kind}")
+            pytest.param(
+                case,
+                event,
+                context_spec(kind, event),
+                id=f"{case.name}-{_name(event)}-{kind}",
+                marks=_missing(case.config.type),
+            )
             for case in density_cases()
             for event in events
             if case.builds(event)
             for kind in contexts
         ],
     )
+
+
+def _missing(tag: str) -> list[pytest.MarkDecorator]:
+    """Skips where the library that a density needs is not installed."""
+    library = NEEDS.get(tag)
+    if library is None or importlib.util.find_spec(library) is not None:
+        return []
+    return [pytest.mark.skip(reason=f"{tag} needs {library}, which is not installed: extra peers")]
 
 
 def _name(event: EventSpec) -> str:
