@@ -74,7 +74,7 @@ def _plan(studies: Sequence[Study], seeds: Sequence[int], quick: bool) -> Work:
         for job in mine:
             if known.setdefault(label(job), job) != job or mine.count(job) > 1:
                 raise ConfigError(f"{label(job)} is there twice; a job's name and seed must be its own in a study")
-            work.studies.setdefault(job, study)
+            work.studies[job] = study  # the last of those that share it: the first may only judge by it
         work.jobs[study.name] = mine
     return work
 

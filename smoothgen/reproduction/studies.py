@@ -1,4 +1,4 @@
-"""The studies by name, in the order of the page. A study is one line here."""
+"""The studies by name, in the order of the page: a study is one line here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 
 from smoothgen.component import nearest
 from smoothgen.errors import ConfigError
+from smoothgen.reproduction.claims import Claims
 from smoothgen.reproduction.study import Study
 
 STUDIES: tuple[str, ...] = (
@@ -30,7 +31,7 @@ STUDIES: tuple[str, ...] = (
 
 
 def studies() -> list[Study]:
-    """All of them."""
+    """All that can be chosen by name."""
     found = []
     for place in STUDIES:
         module, _, name = place.partition(":")
@@ -39,10 +40,10 @@ def studies() -> list[Study]:
 
 
 def chosen(name: str) -> list[Study]:
-    """The study of that name, or all. Raises ConfigError."""
+    """The study of that name; or all, and first the one that judges the paper's claims by them. Raises ConfigError."""
     known = {study.name: study for study in studies()}
     if name == "all":
-        return list(known.values())
+        return [Claims(list(known.values())), *known.values()]
     if name not in known:
         names = ", ".join(known)
         raise ConfigError(f'reproduce: unknown study "{name}"{nearest(name, known)}; studies: all, {names}')
