@@ -106,8 +106,8 @@ class ZukoNSFConfig(DensityModelConfig):
     """
 
     type: Literal["zuko_nsf"] = "zuko_nsf"
-    transforms: PositiveInt = 4
-    hidden: tuple[PositiveInt, ...] = (64, 64)
+    transforms: PositiveInt = 3
+    hidden: tuple[PositiveInt, ...] = (64, 64, 64)
     bins: Annotated[int, Field(ge=2)] = 16
     activation: Literal["relu", "silu", "tanh"] = "relu"
     bound: PositiveFloat = 5.0

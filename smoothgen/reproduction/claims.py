@@ -144,6 +144,7 @@ def _single_step(found: Found) -> tuple[str, str] | None:
         shares = [
             [outcome.numbers["sets"][kind]["off support"]["value"] for kind in ("two-step", "single-step")]
             for outcome in seeded.values()
+            if "sets" in outcome.numbers
         ]
         if shares:
             two, one = (sum(column) / len(shares) for column in zip(*shares, strict=True))
