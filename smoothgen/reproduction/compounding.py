@@ -76,7 +76,7 @@ class Compounding(Study):
         return Outcome(measure(trained, job.seed, Effort(40, 4, 50) if job.settings["quick"] else Effort()))
 
     def present(self, outcomes: Mapping[Job, Outcome], directory: Path) -> str:
-        parts, by_position, by_known = [INTRODUCTION], {}, {}
+        findings, parts, by_position, by_known = [], [INTRODUCTION], {}, {}
         for name in SETS:
             found = {
                 row.removeprefix(f"{name}: "): each
@@ -84,6 +84,9 @@ class Compounding(Study):
                 if row.startswith(f"{name}: ")
             }
             if found:
+                findings.append(
+                    f"{name.capitalize()}: {_finding({row: estimates(each) for row, each in found.items()})}"
+                )
                 parts += _section(name, found)
                 by_position[name] = _position_curves(found)
                 by_known[name] = _known_curves(found)
@@ -94,7 +97,7 @@ class Compounding(Study):
             "Samples that go on from the first positions of true chains: the share off the support, against how much "
             "of the chain was given.\n\n![Off support against what is given](compounding-known.png)"
         )
-        return "\n\n".join(parts)
+        return "\n\n".join([" ".join(findings), *parts])
 
 
 def measure(trained: Trained, seed: int, effort: Effort) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _gone_on(trained: Trained, truth: ExactChain, chain: ModelChain, x: Tensor, 
 
 
 def _section(name: str, found: Mapping[str, Sequence[Outcome]]) -> list[str]:
-    """The heading, what was found, the totals and the table by position of one set."""
+    """The heading, the totals and the table by position of one set."""
     numbers = {row: estimates(each) for row, each in found.items()}
     totals = markdown_table(TOTALS, [TableRow(row, numbers[row]) for row in found], "model")
     labels = max((each[0].numbers["positions"] for each in found.values()), key=len)
@@ -153,7 +156,7 @@ def _section(name: str, found: Mapping[str, Sequence[Outcome]]) -> list[str]:
                 cells |= {f"{row} {kind}": numbers[row].get(f"{kind} {own.index(label)}") for kind in KINDS}
         rows.append(TableRow(label, cells))
     by_position = markdown_table(columns, rows, "position")
-    return [f"### {name.capitalize()}", _finding(numbers), totals, by_position]
+    return [f"### {name.capitalize()}", totals, by_position]
 
 
 def _finding(numbers: Mapping[str, Mapping[str, Estimate | None]]) -> str:
