@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sets up an environment and does one job: python3 dev.py run | test | lint | docs | setup.
+"""Sets up an environment and does one job: python3 dev.py run | test | lint | docs | reproduce | setup.
 
 Needs git and python3 (3.11 or newer), nothing else. The environment is .venv; it is made again when
 pyproject.toml or constraints.txt change.
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = ENVIRONMENT / "smoothgen-setup"
-EXTRAS = {"run": "", "setup": "[test,docs,dev]", "test": "[test]", "lint": "[test,dev]", "docs": "[docs]"}
+EXTRAS = {"run": "", "reproduce": "[peers]", "setup": "[test,docs,dev]", "test": "[test]", "lint": "[test,dev]", "docs": "[docs]"}
 
 
 def call(*command: str, **environment: str) -> None:
@@ -58,6 +58,8 @@ def main() -> None:
     python = str(PYTHON)
     if job == "run":
         call(python, "-m", "smoothgen", "train", *(rest or ["digits"]))
+    elif job == "reproduce":
+        call(python, "-m", "smoothgen", "reproduce", *(rest or ["all"]))
     elif job == "test":
         call(python, "-m", "pytest", "-n", "2", *rest)
     elif job == "lint":
