@@ -42,7 +42,7 @@ def test_a_quick_study_makes_its_page_and_is_found_again(tmp_path):
     row = re.search(r"^\| smoothed RealNVP \| ([\d.]+) ± ", page, re.M)
     assert row and float(row[1]) > 3.46  # no bound is below the checkerboard's entropy
     outcomes = sorted((out / "outcomes").rglob("*.json"))
-    assert len(outcomes) == 12  # two sets, two models and the data, two seeds
+    assert len(outcomes) == 20  # two sets, two models with and without Fourier inputs and the data, two seeds
     numbers = json.loads(outcomes[-1].read_text())["numbers"]
     assert {"nll", "gap", "iw_100", "off_support", "mmd", "precision", "recall"} <= numbers.keys()
     start = time.monotonic()

@@ -138,7 +138,7 @@ def test_a_learnable_sigma_starts_from_the_one_that_was_found(monkeypatch):
         starts.append(self.trainees["model"].kernel.sigma.item())
         original(self, *arguments)
         if len(self.stages) == 2:
-            assert self.model.kernel.sigma.item() == starts[-1], "a candidate keeps its sigma"
+            assert self.trainees["model"].kernel.sigma.item() == starts[-1], "a candidate keeps its sigma"
 
     monkeypatch.setattr(Trainer, "train", train)
     settings = AUTO["trainer"] | {"joint": {"learning_rate": 0.02}}
@@ -157,7 +157,7 @@ def test_a_candidate_whose_training_breaks_is_dropped(monkeypatch, failing):
     original = Trainer.train
 
     def train(self, *arguments):
-        if math.isclose(self.model.kernel.sigma.item(), bad, rel_tol=1e-5):
+        if math.isclose(self.trainees["model"].kernel.sigma.item(), bad, rel_tol=1e-5):
             raise NonFiniteError("planned")
         original(self, *arguments)
 
