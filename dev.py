@@ -18,7 +18,14 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = ENVIRONMENT / "smoothgen-setup"
-EXTRAS = {"run": "", "reproduce": "[peers]", "setup": "[test,docs,dev]", "test": "[test]", "lint": "[test,dev]", "docs": "[docs]"}
+EXTRAS = {
+    "run": "",
+    "reproduce": "[peers]",
+    "setup": "[test,docs,dev]",
+    "test": "[test]",
+    "lint": "[test,dev]",
+    "docs": "[docs]",
+}
 
 
 def call(*command: str, **environment: str) -> None:
