@@ -9,7 +9,7 @@ from smoothgen.reproduction.pictures import Curve, Points, save_curves, save_sca
 from smoothgen.reproduction.row_jobs import estimates, estimates_of_set, run_row
 from smoothgen.reproduction.rows import load_rows, replaced
 from smoothgen.reproduction.study import Job, Outcome, Study
-from smoothgen.reproduction.tables import Column, Estimate, TableRow, difference, markdown_table
+from smoothgen.reproduction.tables import Column, Estimate, TableRow, difference, doubt, markdown_table
 
 SETS = ("rings", "olympics")
 COUNTS = (2, 3, 4, 5, 6, 7)
@@ -99,16 +99,16 @@ def _numbers(kinds: Mapping[str, Sequence[Outcome]]) -> dict[str, Estimate | Non
 
 
 def _finding(numbers: Numbers) -> str:
-    """From which number of components plain models are better than smoothed ones, and by how much at both ends."""
+    """Which of the models is better, and by how much, with the fewest and with the most components."""
     sentences = []
     for count in (min(numbers), max(numbers)):
         plain, smoothed = numbers[count].get("plain nll"), numbers[count].get("smoothed nll")
         if plain is not None and smoothed is not None:
             by, sure = difference(plain, smoothed)
             better = "smoothed" if smoothed.mean < plain.mean else "plain"
-            chance = "" if sure else " (within two standard errors)"
+            chance = f" ({doubt(sure, plain, smoothed)})" * (not sure)
             sentences.append(f"with {count} components the {better} model is better by {by} nats{chance}")
-    return "; ".join(sentences) + "."
+    return f"{'; '.join(sentences) or 'no pair of models to compare'}."
 
 
 def _curves(numbers: Numbers) -> dict[str, Curve]:

@@ -17,7 +17,7 @@ from smoothgen.reproduction.pictures import Curve, save_curves
 from smoothgen.reproduction.row_jobs import by_row, estimates, train_row
 from smoothgen.reproduction.rows import load_rows
 from smoothgen.reproduction.study import Job, Outcome, Study
-from smoothgen.reproduction.tables import Column, Estimate, TableRow, in_digits, markdown_table
+from smoothgen.reproduction.tables import SURE, Column, Estimate, TableRow, doubt, in_digits, markdown_table
 from smoothgen.reproduction.training import Trained, unseen
 
 SETS = ("rings", "olympics", "curve")
@@ -167,8 +167,9 @@ def _finding(numbers: Mapping[str, Mapping[str, Estimate | None]]) -> str:
         if of_data is not None and added is not None:
             by = in_digits(Estimate(abs(added.mean), added.stderr, added.n))
             verb = "add" if added.mean > 0.0 else "take away"
-            chance = "" if abs(added.mean) > 2.0 * added.stderr else ", within two standard errors"
-            sentences.append(f"{row}: own prefixes {verb} {by} nats where data's have {of_data.mean:.3f}{chance}.")
+            chance = doubt(abs(added.mean) > SURE * added.stderr, added)
+            said = f"{row}: own prefixes {verb} {by} nats where data's have {of_data.mean:.3f}"
+            sentences.append(f"{said}{', ' * bool(chance)}{chance}.")
     return " ".join(sentences)
 
 

@@ -13,7 +13,7 @@ from smoothgen.reproduction.pictures import Curve, save_curves
 from smoothgen.reproduction.row_jobs import by_row, estimates, train_row
 from smoothgen.reproduction.rows import load_rows
 from smoothgen.reproduction.study import Job, Outcome, Study
-from smoothgen.reproduction.tables import Column, Estimate, TableRow, difference, markdown_table
+from smoothgen.reproduction.tables import Column, Estimate, TableRow, difference, doubt, markdown_table
 from smoothgen.reproduction.training import unseen
 
 SIZES = (1_000, 10_000, 100_000)
@@ -122,7 +122,7 @@ def _finding(numbers: Found, kinds: Sequence[str]) -> str:
             one, other = best[kinds[0]], best[kinds[1]]
             by, sure = difference(one, other)
             better = kinds[0] if one.mean < other.mean else kinds[1]
-            chance = "" if sure else " (within two standard errors)"
+            chance = f" ({doubt(sure, one, other)})" * (not sure)
             sentences.append(f"with {size:,} training examples the {better} model is better by {by} nats{chance}")
     text = "; ".join(sentences)
     return f"{text[:1].upper()}{text[1:]}." if text else "No pair of models to compare."

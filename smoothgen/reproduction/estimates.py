@@ -23,17 +23,18 @@ def grouped(outcomes: Mapping[Job, Outcome], *keys: str) -> dict[tuple[Any, ...]
 
 
 def of_key(outcomes: Seeded, key: str) -> Estimate:
-    """One of the outcomes' numbers over the seeds."""
+    """One of the outcomes' numbers over the seeds; those that are None, not finite once, are left out."""
     return _over(outcome.numbers[key] for outcome in outcomes.values())
 
 
 def difference(first: Seeded, second: Seeded, key: str) -> Estimate:
     """first - second of one of their numbers, seed by seed, so that what both share cancels.
 
-    The mean is nan where they share no seed.
+    Seeds where one of them is missing or None are left out; the mean is nan where none is left.
     """
     shared = sorted(first.keys() & second.keys())
-    return _over(first[seed].numbers[key] - second[seed].numbers[key] for seed in shared)
+    pairs = [(first[seed].numbers.get(key), second[seed].numbers.get(key)) for seed in shared]
+    return _over(one - other for one, other in pairs if one is not None and other is not None)
 
 
 def _over(values: Iterable[float]) -> Estimate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,8 +89,10 @@ class LearnedSigma(Study):
 def _claim(learned: Groups, best: Groups) -> str:
     """Whether the learned variance is very large, as the paper finds for images, where the bound tells sigmas apart."""
     curve = _curve(DECISIVE, best)
-    optimum = min(curve, key=lambda point: point[1])[0] if curve else math.inf
     runs = [o.numbers["sigma"] for (data, _), seeded in learned.items() if data == DECISIVE for o in seeded.values()]
+    if not curve or not runs:
+        return f"Whether the learned variance is very large is not known: trainings on `{DECISIVE}` or its curve miss."
+    optimum = min(curve, key=lambda point: point[1])[0]
     large = sum(sigma > 2.0 * optimum for sigma in runs)
     verdict = "yes" if large > len(runs) / 2 else "no"
     return (

@@ -41,7 +41,7 @@ class OutcomeStore:
     """DIRECTORY/STUDY/NAME-seedS-HASH.json with the numbers, and .npz beside it where there are arrays.
 
     The hash is over study, name, seed, settings and smoothgen's version, so a changed setting is another file and
-    everything else is found again.
+    everything else is found again. A change of code under the same version is not seen: remove the outcomes then.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -97,7 +97,7 @@ def label(job: Job) -> str:
 
 
 def digest(job: Job) -> str:
-    """Twelve hexadecimal digits over everything that a job's outcome depends on."""
+    """Twelve hexadecimal digits over all that a job says, and the version; not over the code that runs it."""
     content = [job.study, job.name, job.seed, job.settings, __version__]
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

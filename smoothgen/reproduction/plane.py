@@ -10,7 +10,7 @@ from smoothgen.reproduction.pictures import Points, save_scatters
 from smoothgen.reproduction.row_jobs import DATA, by_row, estimates, estimates_of_set, row_jobs, run_row, smoothed_rows
 from smoothgen.reproduction.rows import Row, RowSet, load_rows
 from smoothgen.reproduction.study import Job, Outcome, Study
-from smoothgen.reproduction.tables import Column, Estimate, TableRow, difference, markdown_table
+from smoothgen.reproduction.tables import Column, Estimate, TableRow, difference, doubt, markdown_table
 
 Found = Mapping[str, Mapping[str, Estimate | None]]
 """Estimates by row and key."""
@@ -26,6 +26,7 @@ COLUMNS = (
     Column("precision", "precision", "higher", digits=3),
     Column("recall", "recall", "higher", digits=3),
     Column("parameters", "parameters", form="count"),
+    Column("steps", "steps", form="count"),
     Column("cpu_seconds", "CPU s", form="count"),
 )
 PARTS = (
@@ -76,8 +77,9 @@ class TableStudy(Study):
 ON_EQUAL_TERMS = (
     "Every number is a gap to the exact log density on the same test points plus the entropy; ± is the standard error "
     "over seeds, each with data of its own that no setting was chosen on. Bold: better than every other row by more "
-    "than two standard errors of the difference. IW-K is the importance-weighted bound of K draws. The row *data* is "
-    "a second set of true examples: the floor of the sample measures."
+    "than two standard errors of the difference, taken as unpaired. IW-K is the importance-weighted bound of K draws. "
+    "The row *data* is a second set of true examples: the floor of the sample measures. Parameters count weights that "
+    "a mask removes, of the spline flow for instance. Steps are those of training; CPU s hold a search for σ as well."
 )
 
 
@@ -128,8 +130,8 @@ def _compared(what: str, unit: str, ours: str, mine: Estimate | None, theirs: st
     by, sure = difference(mine, other)
     better = f"best smoothed ({ours}) {by} {unit}".rstrip()
     side = "below" if mine.mean < other.mean else "above"
-    chance = "" if sure else ", within two standard errors"
-    return f"{what[0].upper()}{what[1:]}: {better} {side} best plain ({theirs}){chance}."
+    chance = doubt(sure, mine, other)
+    return f"{what[0].upper()}{what[1:]}: {better} {side} best plain ({theirs}){', ' * bool(chance)}{chance}."
 
 
 def first_sets(found: Mapping[str, Sequence[Outcome]]) -> dict[str, Points]:

@@ -9,7 +9,7 @@ from smoothgen.reproduction.pictures import Curve, save_curves
 from smoothgen.reproduction.row_jobs import by_row, estimates, run_row
 from smoothgen.reproduction.rows import load_rows, replaced
 from smoothgen.reproduction.study import Job, Outcome, Study
-from smoothgen.reproduction.tables import Column, Estimate, TableRow, difference, markdown_table
+from smoothgen.reproduction.tables import Column, Estimate, TableRow, difference, doubt, markdown_table
 
 SETS = ("rings", "olympics")
 GRID = (0.1, 0.15, 0.2, 0.3, 0.45, 0.65)
@@ -91,7 +91,7 @@ def _finding(numbers: Found) -> str:
         if value is not None and sigma is not None:
             by, sure = difference(value, known[best])
             side = "above" if value.mean > known[best].mean else "below"
-            chance = "" if sure else " (within two standard errors)"
+            chance = f" ({doubt(sure, value, known[best])})" * (not sure)
             sentences.append(f"{rule} (σ = {sigma.mean:.3g}) is {by} nats {side} it{chance}")
     return "; ".join(sentences) + "."
 

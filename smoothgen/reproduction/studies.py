@@ -44,6 +44,8 @@ def chosen(name: str) -> list[Study]:
     known = {study.name: study for study in studies()}
     if name == "all":
         return [Claims(list(known.values())), *known.values()]
+    if name == Claims.name:
+        raise ConfigError(f"reproduce: {name} are judged by the outcomes of all other studies; run: reproduce all")
     if name not in known:
         names = ", ".join(known)
         raise ConfigError(f'reproduce: unknown study "{name}"{nearest(name, known)}; studies: all, {names}')

@@ -67,6 +67,13 @@ def difference(one: Estimate, other: Estimate) -> tuple[str, bool]:
     return in_digits(apart), apart.mean > SURE * apart.stderr
 
 
+def doubt(sure: bool, *values: Estimate) -> str:
+    """Why a difference of these may be chance, in words; nothing where it is sure."""
+    if sure:
+        return ""
+    return "within two standard errors" if all(value.n > 1 for value in values) else "from a single seed"
+
+
 def in_digits(value: Estimate) -> str:
     """With two digits of the error, or four digits where there is none."""
     if not value.stderr > 0.0 or not math.isfinite(value.mean):
@@ -78,18 +85,29 @@ def in_digits(value: Estimate) -> str:
 def markdown_table(
     columns: Sequence[Column], rows: Sequence[TableRow], head: str = "", more: Sequence[str] = ()
 ) -> str:
-    """A row for each name, a column for each key, and `more` columns of text. Columns without a number are left out."""
+    """A row for each name, a column for each key, and `more` columns of text. Columns without a number are left out.
+
+    A number over fewer seeds than others of its column says over how many.
+    """
     shown = [column for column in columns if any(row.found.get(column.key) is not None for row in rows)]
     best = {column.key: best_row(column, rows) for column in shown}
+    most = {column.key: max(_seeds(row.found.get(column.key)) for row in rows) for column in shown}
     titles = [head, *(column.title for column in shown), *more]
     lines = [line(titles), "|---" + "|---:" * len(shown) + "|---" * len(more) + "|"]
     for row in rows:
         cells = []
         for column in shown:
-            text = cell(row.found.get(column.key), column)
-            cells.append(f"**{text}**" if best[column.key] is row else text)
+            value = row.found.get(column.key)
+            text = cell(value, column)
+            text = f"**{text}**" if best[column.key] is row else text
+            fewer = f" ({_seeds(value)} of {most[column.key]} seeds)" if 0 < _seeds(value) < most[column.key] else ""
+            cells.append(text + fewer)
         lines.append(line([row.name, *cells, *(row.text or ("",) * len(more))]))
     return "\n".join(lines)
+
+
+def _seeds(value: Estimate | None) -> int:
+    return 0 if value is None else value.n
 
 
 def line(cells: Sequence[str]) -> str:

@@ -141,6 +141,8 @@ def _order(curves: Mapping[str, Curve], key: str, what: str) -> str:
             found = difference(gaussian, _lowest(curves[kernel], key)[1], key)
             verdict = {-1: "yes", 0: "not decided", 1: "no"}[sure_sign(found)]
             said.append(f"beats {kernel}: {verdict}, differs by {text(found, 4)}")
+    if not said:
+        return ""
     return f"The paper finds Gaussian noise best. By {what}, each at its best σ, it {'; it '.join(said)} nats."
 
 

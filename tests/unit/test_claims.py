@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from smoothgen.reproduction.claims import CLAIMS, Claims
+from smoothgen.errors import ConfigError
+from smoothgen.reproduction.claims import CLAIMS, Claims, judged
 from smoothgen.reproduction.studies import chosen, studies
 from smoothgen.reproduction.study import Job, Outcome
 
@@ -41,11 +42,60 @@ def test_sets_that_disagree_make_it_depend(tmp_path):
     assert verdict(outcomes, "Three smoothed components", tmp_path) == "depends"
 
 
-@pytest.mark.parametrize(("best", "wanted"), [(0.5, "holds"), (0.1, "fails")])
-def test_a_reverse_u_has_its_best_inside(best, wanted, tmp_path):
+@pytest.mark.parametrize(
+    ("signs", "wanted"),
+    [((1, 0), "holds in part"), ((-1, 0), "fails in part"), ((1, -1, 0), "depends"), ((0, 0), "undecided")],
+)
+def test_what_is_undecided_hides_neither_success_nor_failure(signs, wanted):
+    found = judged({str(place): sign for place, sign in enumerate(signs)}, ["a", "b"])
+    assert found == (wanted, "a; b")
+
+
+@pytest.mark.parametrize(("best", "spread", "wanted"), [(0.5, 1, "holds"), (0.1, 1, "fails"), (0.5, 1000, "undecided")])
+def test_a_reverse_u_has_its_best_inside_and_surely_below_both_ends(best, spread, wanted, tmp_path):
     values = {f"six modes, gaussian {sigma:g}": abs(sigma - best) for sigma in (0.1, 0.3, 0.5, 0.7)}
     values |= {"six modes, gaussian 0.1, at best": -1.0}
-    assert verdict(rows("variance", values, "gap"), "U in the variance", tmp_path) == wanted
+    assert verdict(rows("variance", values, "gap", spread), "U in the variance", tmp_path) == wanted
+
+
+def test_best_against_best_knows_peers_and_leaves_the_floor_out(tmp_path):
+    """A smoothed model is one with a sigma, whatever its name; the strongest plain one may be no MADE."""
+    values = {"data": 2.0, "Laplace noise": 2.7, "MADE, 6 logistics": 2.75, "spline flow": 2.6}
+    outcomes = rows("rings", values)
+    for job, outcome in outcomes.items():
+        outcome.numbers["sigma"] = 0.3 if "noise" in job.name else None
+    text = Claims([]).present(outcomes, tmp_path)
+    assert "(Laplace noise against spline flow)" in text
+    assert verdict(outcomes, "best against best", tmp_path) == "fails"
+
+
+def test_compounding_is_judged_by_its_growth_too(tmp_path):
+    keys = ("own total", "compounding", "trimmed compounding")
+    plain, ours = dict.fromkeys(keys, 1.0), dict(zip(keys, (0.5, 2.0, 2.0), strict=True))
+    outcomes = {}
+    for seed in SEEDS:
+        for name, numbers in (("MADE, 10 components", plain), ("smoothed MADE, 3 components", ours)):
+            outcomes[Job("compounding", f"rings: {name}", seed)] = Outcome(dict(numbers))
+    assert verdict(outcomes, "Errors compound less", tmp_path) == "depends"
+
+
+def test_a_number_that_was_not_finite_costs_its_seed_alone(tmp_path):
+    """An outcome's file holds None for it."""
+    outcomes = rows("rings", {"smoothed MADE, 3 logistics": 2.6, "MADE, 6 logistics": 2.75})
+    outcomes[Job("rings", "MADE, 6 logistics", 2)].numbers["nll"] = None
+    assert verdict(outcomes, "Three smoothed components", tmp_path) == "holds"
+
+
+def test_times_that_are_not_equal_are_said(tmp_path):
+    outcomes = rows("rings", {"smoothed MADE, 3 logistics": 2.6, "MADE, 6 logistics": 2.75})
+    for job, outcome in outcomes.items():
+        outcome.numbers["cpu_seconds"] = 50.0 if job.name.startswith("smoothed") else 40.0
+    assert "(50 against 40 CPU s)" in Claims([]).present(outcomes, tmp_path)
+
+
+def test_claims_alone_point_to_all():
+    with pytest.raises(ConfigError, match="reproduce all"):
+        chosen("claims")
 
 
 @pytest.mark.parametrize(("gaps", "wanted"), [((0.8, 1.2), "holds"), ((0.01, 0.02), "fails"), ((0.01, 1.2), "depends")])

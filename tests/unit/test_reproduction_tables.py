@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from smoothgen.errors import ConfigError
+from smoothgen.reproduction.components import _finding as components_finding
 from smoothgen.reproduction.goals import goals_met, goals_of, is_met
 from smoothgen.reproduction.page import duration
 from smoothgen.reproduction.pictures import save_curves, save_scatters
@@ -15,7 +16,7 @@ from smoothgen.reproduction.plane import finding, table
 from smoothgen.reproduction.row_jobs import row_jobs
 from smoothgen.reproduction.rows import FOLDER, Goal, Row, load_rows, read_rows, replaced
 from smoothgen.reproduction.studies import chosen, studies
-from smoothgen.reproduction.tables import Column, Estimate, TableRow, best_row, cell, difference, markdown_table
+from smoothgen.reproduction.tables import Column, Estimate, TableRow, best_row, cell, difference, doubt, markdown_table
 
 NLL = Column("nll", "NLL", "lower")
 
@@ -84,6 +85,25 @@ def test_differences_have_the_errors_of_both():
     assert difference(Estimate(1.0, 0.03, 3), Estimate(1.09, 0.04, 3)) == ("0.090 ± 0.050", False)
     assert difference(Estimate(1.3, 0.03, 3), Estimate(1.1, 0.04, 3)) == ("0.200 ± 0.050", True)
     assert difference(Estimate(1.3, math.nan, 1), Estimate(1.1, math.nan, 1)) == ("0.2", False)
+
+
+def test_why_a_difference_may_be_chance():
+    three, one = Estimate(1.0, 0.03, 3), Estimate(1.1, math.nan, 1)
+    assert [doubt(True, three), doubt(False, three, three)] == ["", "within two standard errors"]
+    assert doubt(False, three, one) == "from a single seed"
+
+
+def test_numbers_of_fewer_seeds_say_so():
+    found = [TableRow("a", {"nll": Estimate(1.0, 0.1, 3)}), TableRow("b", {"nll": Estimate(2.0, 0.1, 2)})]
+    assert markdown_table((NLL,), [*found, TableRow("c", {})]).splitlines()[2:] == [
+        "| a | **1.00 ± 0.10** |",
+        "| b | 2.00 ± 0.10 (2 of 3 seeds) |",
+        "| c |  |",
+    ]
+
+
+def test_components_without_a_pair_say_so():
+    assert components_finding({2: {"plain nll": Estimate(1.0, 0.1, 3)}}) == "no pair of models to compare."
 
 
 def goal_rows() -> list[Row]:
