@@ -10,7 +10,7 @@ from smoothgen.errors import ConfigError
 from smoothgen.reproduction.estimates import Seeded, difference, of_key, sure_sign, text
 from smoothgen.reproduction.row_jobs import DATA
 from smoothgen.reproduction.study import Job, Outcome, Study
-from smoothgen.reproduction.tables import line
+from smoothgen.reproduction.tables import Estimate, line
 
 Found = Mapping[str, Mapping[str, Seeded]]
 """Outcomes by study, name of the job, and seed."""
@@ -85,12 +85,12 @@ def compared(
     for label, (study, first, second) in pairs.items():
         rows = found.get(study, {})
         for key in keys:
-            if _has(rows.get(first), key) and _has(rows.get(second), key):
-                apart = difference(rows[first], rows[second], key)
+            apart = difference(rows.get(first, {}), rows.get(second, {}), key)
+            if apart.n:
                 signs[f"{label} {key}"] = -sure_sign(apart)
-                named = label if key == "nll" else f"{label}, {KEYS.get(key, key)}"
+                named = label if key == "nll" else f"{label}, {KEYS[key]}"
                 took = _seconds(rows[first], rows[second]) if key == "nll" else ""
-                evidence.append(f"{named}: {text(apart)}{took}")
+                evidence.append(f"{named}: {_shown(apart, key)}{took}")
     return judged(signs, evidence)
 
 
@@ -102,8 +102,15 @@ def _seconds(first: Seeded, second: Seeded) -> str:
     return f" ({one:.0f} against {other:.0f} CPU s)"
 
 
-KEYS = {"off_support": "share off the support", "mmd": "MMD²"}
+KEYS = {"nll": "nats", "off_support": "share off the support", "mmd": "MMD² × 10⁴"}
+SCALES = {"mmd": 1e4}
 SETS = ("rings", "olympics", "checkerboard")
+
+
+def _shown(value: Estimate, key: str) -> str:
+    """In the unit that KEYS names."""
+    scale = SCALES.get(key, 1.0)
+    return text(Estimate(scale * value.mean, scale * value.stderr, value.n), 4)
 
 
 def _has(seeded: Seeded | None, key: str) -> bool:
@@ -136,9 +143,9 @@ def _best_against_best(found: Found) -> tuple[str, str] | None:
             if ours is None or theirs is None:
                 continue
             apart = difference(rows[ours], rows[theirs], key)
-            signs[f"{name} {key}"] = -sure_sign(apart)
-            label = f"{name}, {KEYS.get(key, 'nats')}"
-            evidence.append(f"{label}: {text(apart, 4)} ({ours} against {theirs})")
+            if apart.n:
+                signs[f"{name} {key}"] = -sure_sign(apart)
+                evidence.append(f"{name}, {KEYS[key]}: {_shown(apart, key)} ({ours} against {theirs})")
     return judged(signs, evidence)
 
 
@@ -276,8 +283,8 @@ def _regularises(found: Found) -> tuple[str, str] | None:
     for name in rows:
         if name.startswith("smoothed, "):
             other = f"plain, {name.removeprefix('smoothed, ')}"
-            if other in rows:
-                apart = difference(rows[name], rows[other], "nll")
+            apart = difference(rows[name], rows.get(other, {}), "nll")
+            if apart.n:
                 signs[name] = -sure_sign(apart)
                 evidence.append(f"{name.removeprefix('smoothed, ')}: {text(apart)}")
     return judged(signs, evidence)
@@ -296,8 +303,8 @@ def _compounds(found: Found) -> tuple[str, str] | None:
         plain = next((key for key in rows if key.startswith(f"{data}: MADE")), None)
         if row.startswith("smoothed") and plain is not None:
             for key, what in keys.items():
-                if _has(seeded, key) and _has(rows[plain], key):
-                    apart = difference(seeded, rows[plain], key)
+                apart = difference(seeded, rows[plain], key)
+                if apart.n:
                     signs[name + what] = -sure_sign(apart)
                     evidence.append(f"{data}, {row.removeprefix('smoothed ')}{what}: {text(apart)}")
     return judged(signs, evidence)

@@ -86,8 +86,8 @@ ON_EQUAL_TERMS = (
 def table(rows: Sequence[Row], numbers: Found) -> str:
     """The main table, with the goals of each row."""
     found = [TableRow(f"*{DATA}*", numbers[DATA], competes=False)] if DATA in numbers else []
-    found += [TableRow(row.name, numbers[row.name], (goals_of(row, numbers),)) for row in rows]
     with_goals = any(row.goals for row in rows)
+    found += [TableRow(row.name, numbers[row.name], (goals_of(row, numbers),) * with_goals) for row in rows]
     return markdown_table(COLUMNS, found, "model", ("goal",) if with_goals else ())
 
 

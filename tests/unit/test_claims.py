@@ -69,6 +69,19 @@ def test_best_against_best_knows_peers_and_leaves_the_floor_out(tmp_path):
     assert verdict(outcomes, "best against best", tmp_path) == "fails"
 
 
+def test_small_numbers_are_shown_in_a_unit_of_their_own(tmp_path):
+    outcomes = rows("rings", {"Laplace noise": 3.1e-4, "MADE, 6 logistics": 9.2e-4}, "mmd", spread=1e-3)
+    for job, outcome in outcomes.items():
+        outcome.numbers["sigma"] = 0.3 if "noise" in job.name else None
+    assert "rings, MMD² × 10⁴: -6.1000 ± 0.0100" in Claims([]).present(outcomes, tmp_path)
+
+
+def test_rows_without_a_seed_in_common_are_no_evidence(tmp_path):
+    outcomes = rows("rings", {"smoothed MADE, 3 logistics": 2.6, "MADE, 6 logistics": 2.75})
+    apart = {job: outcome for job, outcome in outcomes.items() if (job.seed == 0) == job.name.startswith("smoothed")}
+    assert Claims([]).present(apart, tmp_path).startswith("Of 0 claims")
+
+
 def test_compounding_is_judged_by_its_growth_too(tmp_path):
     keys = ("own total", "compounding", "trimmed compounding")
     plain, ours = dict.fromkeys(keys, 1.0), dict(zip(keys, (0.5, 2.0, 2.0), strict=True))

@@ -102,6 +102,12 @@ def test_numbers_of_fewer_seeds_say_so():
     ]
 
 
+def test_rows_without_goals_have_no_cell_for_them():
+    made = Row.model_validate({"name": "a", "density": {"type": "made"}})
+    lines = table([made], {"a": {"nll": Estimate(1.0, 0.1, 3)}}).splitlines()
+    assert lines == ["| model | −ELBO or NLL |", "|---|---:|", "| a | 1.00 ± 0.10 |"]
+
+
 def test_components_without_a_pair_say_so():
     assert components_finding({2: {"plain nll": Estimate(1.0, 0.1, 3)}}) == "no pair of models to compare."
 

@@ -14,7 +14,8 @@ from smoothgen.event import EventSpec
 from smoothgen.reproduction import proposition_1, theorem_1, thin_ring
 from smoothgen.reproduction.capacity import best_cross_entropy, capacity
 from smoothgen.reproduction.denoising_1d import single_step
-from smoothgen.reproduction.estimates import difference, grouped, sure_sign, table
+from smoothgen.reproduction.estimates import difference, grouped, of_key, sure_sign, table
+from smoothgen.reproduction.learned_sigma import _claim as claim_of_learned_sigma
 from smoothgen.reproduction.line import (
     REACH,
     SmoothedData,
@@ -29,6 +30,7 @@ from smoothgen.reproduction.plain_mixture import PlainMixture
 from smoothgen.reproduction.studies import chosen
 from smoothgen.reproduction.study import Job, Outcome
 from smoothgen.reproduction.tables import Estimate
+from smoothgen.reproduction.variance import _order as order_of_kernels
 
 NAMES = (
     "thin-ring",
@@ -227,6 +229,20 @@ def test_differences_pair_the_seeds():
     assert (
         sure_sign(found) == 1 and sure_sign(Estimate(-0.1, 0.06, 3)) == 0 and sure_sign(Estimate(0.1, math.nan, 1)) == 0
     )
+
+
+def test_a_number_that_was_not_finite_costs_its_seed_alone():
+    first = {seed: Outcome({"gap": 1.0}) for seed in (0, 1, 2)}
+    second = {0: Outcome({"gap": None}), 1: Outcome({"gap": 0.5}), 2: Outcome({"gap": 0.25})}
+    assert difference(first, second, "gap").n == of_key(second, "gap").n == 2
+
+
+def test_sentences_need_what_they_compare():
+    """One kernel has no order; trainings without the curve beside them are not large or small."""
+    gaussian = [(0.5, {0: Outcome({"gap": 0.1})})]
+    assert order_of_kernels({"gaussian": gaussian}, "gap", "-ELBO") == ""
+    trained = {("six_modes", 0.1): {0: Outcome({"sigma": 0.6})}}
+    assert "not known" in claim_of_learned_sigma(trained, {})
 
 
 def test_outcomes_are_grouped_by_settings():
