@@ -76,5 +76,5 @@ def _value(goal: Goal, name: str, numbers: Found) -> str:
 
 
 def _plain(value: float) -> str:
-    """Four digits, without an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 1000.0 else f"{value:.4g}"
+    """As many digits as tell a value from its goal, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000.0 else f"{value:.{4 if abs(value) >= 10.0 else 5}g}"

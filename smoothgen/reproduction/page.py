@@ -23,6 +23,7 @@ INTRODUCTION = (
     "that a negative log-likelihood can be read as a distance from the best that is possible. Settings were chosen on "
     "other seeds and other data. The command below makes this whole page: no number or verdict on it is typed."
 )
+QUICK = "**Every training was cut to a few steps, to see all code run: no number and no verdict here means anything.**"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,13 @@ class Section:
         return sum(each.record.cpu_seconds for each in self.finished.values())
 
 
-def write_page(directory: Path, sections: Sequence[Section], seeds: Sequence[int], command: str) -> list[str]:
-    """Writes reproduction.md and the pictures of the sections; returns what went wrong in presenting them."""
+def write_page(
+    directory: Path, sections: Sequence[Section], seeds: Sequence[int], command: str, quick: bool
+) -> list[str]:
+    """Writes reproduction.md and the pictures of the sections; returns what went wrong in presenting them.
+
+    quick: the page warns that its numbers mean nothing.
+    """
     bodies, problems = [], []
     for section in sections:
         body, problem = _present(section, directory)
@@ -49,6 +55,7 @@ def write_page(directory: Path, sections: Sequence[Section], seeds: Sequence[int
     parts = [
         "# Reproduction",
         INTRODUCTION,
+        *[QUICK] * quick,
         _header(sections, seeds, command),
         "## Summary",
         _summary(sections, bodies),

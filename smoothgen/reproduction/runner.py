@@ -61,7 +61,7 @@ def reproduce(
     _read_finished(work, store, bars)
     _compute(work, store, workers, bars)
     sections = [_section(study, work) for study in studies]
-    problems = write_page(directory, sections, seeds, shlex.join(command))
+    problems = write_page(directory, sections, seeds, shlex.join(command), quick)
     _report(work, problems, directory)
     return directory / PAGE
 

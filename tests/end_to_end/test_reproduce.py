@@ -35,6 +35,7 @@ def test_a_quick_study_makes_its_page_and_is_found_again(tmp_path):
     out = tmp_path / "runs" / "reproduction-quick"
     page = (out / "reproduction.md").read_text()
     assert "the page is runs/reproduction-quick/reproduction.md" in answer.out
+    assert "no number and no verdict here means anything" in page
     assert "# Reproduction" in page and "## Summary" in page and "## RealNVP with and without smoothing" in page
     assert "Figure 7" in page and "`smoothgen reproduce flows --quick --seeds 0,1 --jobs 1`" in page
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):

@@ -131,6 +131,8 @@ def test_goals_are_judged_on_means():
     )
     assert goals_met(listed, numbers).startswith("Goals: 1 of 2 met; not −ELBO or NLL below plain by 0.5")
     assert not is_met(Goal(measure="iw_100", at_most=9.0), "smooth", numbers)  # not measured
+    close = {"smooth": {"nll": Estimate(2.0004, 0.01, 3)}, "plain": numbers["plain"]}
+    assert "≤ 2: not met (2.0004)" in goals_of(listed[0], close)
     shown = table(listed, numbers)
     assert "**1.950 ± 0.010**" in shown and "| goal |" in shown
     said = finding(listed, numbers)
