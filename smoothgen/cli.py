@@ -164,6 +164,7 @@ def reproduce(
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; by default one for each core.", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of outcomes, page and pictures.")] = None,
+    page_only: Annotated[bool, typer.Option("--page-only", help="Make the page of what is there already.")] = False,
 ) -> None:
     """Run the paper's tables and figures in one and two dimensions again, beside exact entropies, and write a page.
 
@@ -181,10 +182,17 @@ def reproduce(
         _console().print(table)
         return
     directory = out or Path("runs") / ("reproduction-quick" if quick else "reproduction")
-    command = ["smoothgen", *sys.argv[1:]]
+    command = ["smoothgen", *(argument for argument in sys.argv[1:] if argument != "--page-only")]
     numbers = _seeds(seeds or ("0,1" if quick else "0,1,2"))
     page = run_studies(
-        chosen(name), directory, seeds=numbers, quick=quick, workers=jobs, command=command, progress=True
+        chosen(name),
+        directory,
+        seeds=numbers,
+        quick=quick,
+        workers=jobs,
+        command=command,
+        progress=True,
+        compute=not page_only,
     )
     typer.echo(f"the page is {page}")
 

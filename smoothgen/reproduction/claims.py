@@ -54,8 +54,8 @@ class Claims(Study):
             if judged is not None:
                 verdicts.append(judged[0])
                 lines.append(line((claim.said, f"**{judged[0]}**", judged[1])))
-        counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-        return "\n\n".join([f"Of {len(verdicts)} claims: {counts}.", EXPLAINED, "\n".join(lines)])
+        counts = ", ".join(f"{verdict}: {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
+        return "\n\n".join([f"Of {len(verdicts)} claims, {counts}.", EXPLAINED, "\n".join(lines)])
 
 
 EXPLAINED = (

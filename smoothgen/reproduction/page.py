@@ -28,11 +28,12 @@ QUICK = "**Every training was cut to a few steps, to see all code run: no number
 
 @dataclass(frozen=True)
 class Section:
-    """A study with what was found, and what failed, by job."""
+    """A study with what was found, and what failed, by job; jobs: all that it has, computed or not."""
 
     study: Study
     finished: Mapping[Job, Finished]
     failed: Mapping[Job, str]
+    jobs: Sequence[Job]
 
     @property
     def cpu_seconds(self) -> float:
@@ -80,7 +81,7 @@ def _present(section: Section, directory: Path) -> tuple[str, str]:
 
 def _header(sections: Sequence[Section], seeds: Sequence[int], command: str) -> str:
     finished = {job: each.record for section in sections for job, each in section.finished.items()}
-    failed = {job for section in sections for job in section.failed}
+    jobs = {job for section in sections for job in section.jobs}
     records = finished.values()  # of jobs that studies share, once
     machines = sorted({record.machine for record in records})
     versions = sorted({", ".join(f"{name} {value}" for name, value in record.versions.items()) for record in records})
@@ -90,7 +91,7 @@ def _header(sections: Sequence[Section], seeds: Sequence[int], command: str) -> 
         "seeds": ", ".join(map(str, seeds)),
         "machine": "; ".join(machines),
         "versions": "; ".join(versions),
-        "jobs": f"{len(finished)} of {len(finished) + len(failed)} finished",
+        "jobs": f"{len(finished)} of {len(jobs)} finished",
         "CPU time": duration(sum(record.cpu_seconds for record in records)),
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
@@ -102,8 +103,8 @@ def _summary(sections: Sequence[Section], bodies: Sequence[str]) -> str:
     for section, body in zip(sections, bodies, strict=True):
         first = " ".join(body.partition("\n\n")[0].split())
         finding = "" if first.startswith(NOT_A_SENTENCE) else first
-        jobs = len(section.finished) + len(section.failed)
-        done = str(jobs) if not section.failed else f"{len(section.finished)} of {jobs}"
+        jobs = len(section.jobs)
+        done = str(jobs) if len(section.finished) == jobs else f"{len(section.finished)} of {jobs}"
         cells = [section.study.title, section.study.source, done, duration(section.cpu_seconds), finding]
         lines.append(line(cells))
     return "\n".join(lines)

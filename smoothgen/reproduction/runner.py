@@ -45,10 +45,12 @@ def reproduce(
     workers: int | None = None,
     command: Sequence[str] = (),
     progress: bool = False,
+    compute: bool = True,
 ) -> Path:
     """Computes what is missing in `directory`/outcomes, then writes reproduction.md and its pictures. Returns its path.
 
-    workers: processes, by default one for each core. command: what the page says how it was made.
+    compute: otherwise only the page is made, of what is there. workers: processes, by default one for each core.
+    command: what the page says how it was made.
     Raises JobsFailedError once all is done and written where single jobs failed; Interrupted after a signal, with
     everything finished kept; ConfigError for seeds or workers that make no sense.
     """
@@ -59,7 +61,8 @@ def reproduce(
     directory.mkdir(parents=True, exist_ok=True)
     work = _plan(studies, seeds, quick)
     _read_finished(work, store, bars)
-    _compute(work, store, workers, bars)
+    if compute:
+        _compute(work, store, workers, bars)
     sections = [_section(study, work) for study in studies]
     problems = write_page(directory, sections, seeds, shlex.join(command), quick)
     _report(work, problems, directory)
@@ -133,7 +136,7 @@ def _section(study: Study, work: Work) -> Section:
     mine = work.jobs[study.name]
     finished = {job: work.finished[job] for job in mine if job in work.finished}
     failed = {job: work.failed[job].error for job in mine if job in work.failed}
-    return Section(study, finished, failed)
+    return Section(study, finished, failed, mine)
 
 
 def _report(work: Work, problems: list[str], directory: Path) -> None:

@@ -176,3 +176,12 @@ def test_numbers_are_read_as_they_were_written(tmp_path):
     assert store.path(job).parent == tmp_path / "squares"
     with pytest.raises(FileNotFoundError):
         store.read(Job("squares", "odd name / with ß", 3, {"nested": {"a": [1, 2.5, 0]}}))
+
+
+def test_the_page_alone_is_made_of_what_is_there(tmp_path, log):
+    """Nothing is computed, and the page says how much is missing."""
+    reproduce([Squares(log)], tmp_path, seeds=[0])
+    log.unlink()
+    page = reproduce([Squares(log, count=6)], tmp_path, seeds=[0], compute=False).read_text()
+    assert not log.exists()
+    assert "| jobs | 4 of 6 finished |" in page and "The squares sum to 14," in page
