@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import re
 import traceback
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +101,21 @@ def _header(sections: Sequence[Section], seeds: Sequence[int], command: str) -> 
 
 def _summary(sections: Sequence[Section], bodies: Sequence[str]) -> str:
     """A row for each study, with the first paragraph of its section: there a study says what it found."""
-    lines = ["| study | source | jobs | CPU time | finding |", "|---|---|---|---|---|"]
+    lines = ["| study | finding | jobs | CPU time |", "|---|---|---|---|"]
     for section, body in zip(sections, bodies, strict=True):
         first = " ".join(body.partition("\n\n")[0].split())
         finding = "" if first.startswith(NOT_A_SENTENCE) else first
         jobs = len(section.jobs)
         done = str(jobs) if len(section.finished) == jobs else f"{len(section.finished)} of {jobs}"
-        cells = [section.study.title, section.study.source, done, duration(section.cpu_seconds), finding]
-        lines.append(line(cells))
+        title = f"[{section.study.title}](#{anchor(section.study.title)})"
+        lines.append(line([title, finding, done, duration(section.cpu_seconds)]))
     return "\n".join(lines)
+
+
+def anchor(title: str) -> str:
+    """What Python-Markdown, and with it mkdocs, calls the anchor of a heading."""
+    ascii_only = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", ascii_only).strip().lower())
 
 
 def _failures(section: Section) -> list[str]:

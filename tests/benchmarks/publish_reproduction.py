@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "reproduction"
 RESULTS = Path(__file__).parent / "results" / "reproduction.json"
 
+WIDE = "---\nhide:\n  - toc\n---\n\n"
+"""Tables of a dozen columns need the room of the table of contents."""
+
 
 def publish(out: Path, seeds: tuple[int, ...]) -> None:
     """Copies what the page shows; pictures that it no longer shows are removed."""
@@ -34,7 +37,7 @@ def publish(out: Path, seeds: tuple[int, ...]) -> None:
         old.unlink()
     for name in sorted(shown):
         shutil.copy(out / name, DOCS / name)
-    (DOCS / "index.md").write_text(page, encoding="utf-8")
+    (DOCS / "index.md").write_text(WIDE + page, encoding="utf-8")
     store, lines = OutcomeStore(out / "outcomes"), []
     for job in chosen("all")[0].jobs(seeds, quick=False):
         try:
