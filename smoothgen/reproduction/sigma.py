@@ -30,7 +30,7 @@ class SigmaInThePlane(Study):
     """The bound against sigma, with the rules that choose one."""
 
     name = "sigma"
-    title = "Which σ, in the plane"
+    title = "Which sigma, in the plane"
     source = "Appendix C.1 (the median rule), against a grid and against sigma: auto, which goes beyond"
 
     def jobs(self, seeds: Sequence[int], quick: bool) -> list[Job]:
