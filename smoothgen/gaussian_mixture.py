@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smoothgen.mixture_gradient import mixture_gradient
+
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -24,9 +26,8 @@ def log_density(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Te
 class _LogDensity(torch.autograd.Function):
     """The log density with its gradient written out, as for logistics.
 
-    With responsibilities r, weights pi and z = (x - loc) / s:
-    d/d logits = r - pi, d/d loc = r z / s, d/d log_scale = r (z^2 - 1), d/d x = -sum_k r z / s.
-    The backward pass starts from the inputs, so that it can be differentiated in turn.
+    A Gaussian's slope -d log f / d z is z. The backward pass starts from the inputs, so that it can be differentiated
+    in turn.
     """
 
     generate_vmap_rule = True
@@ -45,17 +46,7 @@ class _LogDensity(torch.autograd.Function):
         x, logits, loc, log_scale = ctx.saved_tensors
         inverse_scale = torch.exp(-log_scale)
         z, joint = _joint(x, logits, loc, log_scale, inverse_scale)
-        gradient = gradient.unsqueeze(-1)
-        weighted = gradient * torch.softmax(joint, -1)
-        pulled = weighted * z
-        d_loc = pulled * inverse_scale
-        d_logits = weighted - gradient * torch.softmax(logits, -1)
-        return (
-            -d_loc.sum(-1),
-            d_logits.sum_to_size(logits.shape),
-            d_loc.sum_to_size(loc.shape),
-            (pulled * z - weighted).sum_to_size(log_scale.shape),
-        )
+        return mixture_gradient(gradient, z, z, joint, inverse_scale, logits, loc, log_scale)
 
 
 def _joint(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, inverse_scale: Tensor) -> tuple[Tensor, Tensor]:

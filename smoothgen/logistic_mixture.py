@@ -17,6 +17,7 @@ from torch import Tensor
 
 from smoothgen.array_operations import Operations, arrays, tensor
 from smoothgen.event import EventSpec
+from smoothgen.mixture_gradient import mixture_gradient
 
 
 def log_density(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -27,9 +28,8 @@ def log_density(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Te
 class _LogDensity(torch.autograd.Function):
     """The log density with its gradient written out: half the operations that autograd would record.
 
-    With responsibilities r, weights pi and t = tanh(z / 2) = -d log f / d z:
-    d/d logits = r - pi, d/d loc = r t / s, d/d log_scale = r (z t - 1), d/d x = -sum_k r t / s.
-    The backward pass starts from the inputs, so that it can be differentiated in turn.
+    A logistic's slope -d log f / d z is tanh(z / 2). The backward pass starts from the inputs, so that it can be
+    differentiated in turn.
     """
 
     generate_vmap_rule = True
@@ -48,17 +48,7 @@ class _LogDensity(torch.autograd.Function):
         x, logits, loc, log_scale = ctx.saved_tensors
         inverse_scale = torch.exp(-log_scale)
         z, joint = _joint(x, logits, loc, log_scale, inverse_scale)
-        gradient = gradient.unsqueeze(-1)
-        weighted = gradient * torch.softmax(joint, -1)
-        pulled = weighted * torch.tanh(0.5 * z)
-        d_loc = pulled * inverse_scale
-        d_logits = weighted - gradient * torch.softmax(logits, -1)
-        return (
-            -d_loc.sum(-1),
-            d_logits.sum_to_size(logits.shape),
-            d_loc.sum_to_size(loc.shape),
-            (pulled * z - weighted).sum_to_size(log_scale.shape),
-        )
+        return mixture_gradient(gradient, z, torch.tanh(0.5 * z), joint, inverse_scale, logits, loc, log_scale)
 
 
 def _joint(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor, inverse_scale: Tensor) -> tuple[Tensor, Tensor]:
