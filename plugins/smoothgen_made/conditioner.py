@@ -147,11 +147,7 @@ class MaskedConditioner(Conditioner):
 
     def trunk(self, features: Tensor) -> Tensor:
         """The last hidden layer: (batch, hidden)."""
-        h = self.layers[0](features)
-        for layer in list(self.layers)[1:]:
-            update = layer(self.dropout(self.activation(h)))
-            h = h + update if update.shape == h.shape else update
-        return self.dropout(self.activation(h))
+        return residual(self.layers, features, self.activation, self.dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.last(self.trunk(features)).unflatten(1, (-1, self.outputs))
@@ -220,8 +216,15 @@ class CoordinateNetwork(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if self.last is None:
             return self.bias.expand(len(features), -1)
-        h = self.layers[0](features.index_select(1, self.columns))
-        for layer in list(self.layers)[1:]:
-            update = layer(self.dropout(self.activation(h)))
-            h = h + update if update.shape == h.shape else update
-        return torch.nn.functional.linear(self.dropout(self.activation(h)), self.last.weight, self.bias)
+        h = residual(self.layers, features.index_select(1, self.columns), self.activation, self.dropout)
+        return torch.nn.functional.linear(h, self.last.weight, self.bias)
+
+
+def residual(layers: nn.ModuleList, features: Tensor, activation: nn.Module, dropout: nn.Module) -> Tensor:
+    """The last hidden layer, activated: (batch, hidden). Equal neighbours are joined by residual connections."""
+    first, *others = layers
+    h = first(features)
+    for layer in others:
+        update = layer(dropout(activation(h)))
+        h = h + update if update.shape == h.shape else update
+    return dropout(activation(h))

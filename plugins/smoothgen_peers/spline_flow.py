@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from smoothgen.density_model import DensityModel, DensityModelConfig
 from smoothgen.errors import ConfigError, DependencyError
 from smoothgen.event import ContextSpec, EventSpec
-from smoothgen_peers.frame import Frame
+from smoothgen.frame import Frame
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 SMALLEST_SLOPE = 1e-3
@@ -61,7 +61,7 @@ class ZukoNSF(DensityModel):
 
     def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
         residual = (x.flatten(1) - self.frame.anchor(context)) / self.frame.unit
-        noise, log_determinant = self.flow(self.frame.conditions(context)).call_and_ladj(residual)
+        noise, log_determinant = self.flow(self.frame.standardised(context)).call_and_ladj(residual)
         log_normal = -0.5 * (noise.square() + math.log(2.0 * math.pi)).sum(1)
         return log_normal + log_determinant - self.frame.log_unit()
 
@@ -69,7 +69,7 @@ class ZukoNSF(DensityModel):
         unit = self.frame.unit
         shape = (num_samples, self.event.dimensions)
         noise = torch.randn(shape, dtype=unit.dtype, device=unit.device, generator=generator)
-        residual = self.flow(self.frame.conditions(context)).inv(noise)
+        residual = self.flow(self.frame.standardised(context)).inv(noise)
         return (self.frame.anchor(context) + unit * residual).reshape(num_samples, *self.event_shape)
 
     def _initialize(self, x: Tensor, context: Tensor | None) -> None:

@@ -62,9 +62,8 @@ class RealNVP(DensityModel):
     ) -> None:
         super().__init__(event, context)
         self.actnorm = actnorm
-        anchored = anchor and context is not None and context.noisy_copy is not None and bool(context.noise_std)
         size = event.dimensions
-        self.frame = Frame(size, context, anchored, fourier, fourier_period)
+        self.frame = Frame(size, context, anchor, fourier, fourier_period)
 
         def couplings(count: int, kept: list[int]) -> Couplings:
             return Couplings(

@@ -1,4 +1,4 @@
-"""The fixed frame around a flow: each coordinate's zero and unit, and the standardised context."""
+"""The fixed frame around a flow: each coordinate's zero and unit, and the standardised context. For any plugin."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Frame(nn.Module):
         """log |dx / dr|: (), nats."""
         return self.unit.log().sum()
 
-    def conditions(self, context: Tensor | None) -> Tensor | None:
-        """The context standardised: (batch, its dimensions)."""
+    def standardised(self, context: Tensor | None) -> Tensor | None:
+        """The context in units of its spread: (batch, its dimensions), bounded."""
         if context is None:
             return None
         standard = (context.flatten(1) - self.context_loc) / self.context_scale
