@@ -8,6 +8,7 @@ from pathlib import Path
 
 from smoothgen.errors import ConfigError
 from smoothgen.reproduction.estimates import Seeded, difference, of_key, sure_sign, text
+from smoothgen.reproduction.plain_mixture import FITTED
 from smoothgen.reproduction.row_jobs import DATA
 from smoothgen.reproduction.study import Job, Outcome, Study
 from smoothgen.reproduction.tables import Estimate, line
@@ -227,10 +228,6 @@ def _eight_components(found: Found) -> tuple[str, str] | None:
     evidence = [f"{name.removeprefix('8 from ')}: gap {text(of_key(seeded, 'gap'))}" for name, seeded in rows.items()]
     evidence.append(f"a mean gap above {FITTED} counts as failing")
     return judged(signs, evidence)
-
-
-FITTED = 0.1
-"""A gap below which no mode is missing."""
 
 
 def _learned(found: Found) -> tuple[str, str] | None:

@@ -39,7 +39,12 @@ def label(axis: Any, title: str, x: str = "", y: str = "") -> None:
 
 def save(figure: Any, directory: Path, name: str, shows: str) -> str:
     """Writes DIRECTORY/NAME.png and returns the Markdown that shows it, with what it shows for those who cannot see."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(directory / f"{name}.png", buffer.getvalue())
+    write(figure, directory / f"{name}.png", 110)
     return f"![{shows}]({name}.png)"
+
+
+def write(figure: Any, path: Path, dots_per_inch: int) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch)
+    write_atomically(path, buffer.getvalue())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from smoothgen.reproduction.study import Job, Outcome
-from smoothgen.reproduction.tables import SURE, Column, Estimate, cell
+from smoothgen.reproduction.tables import SURE, Column, Estimate, cell, line
 
 Seeded = dict[int, Outcome]
 """The outcomes of one row or curve point, by seed."""
@@ -53,6 +53,6 @@ def text(value: Estimate, digits: int = 3) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown; the first column is text, the others numbers. Bars in cells are escaped."""
-    body = [[str(value).replace("|", "\\|") for value in line] for line in (header, *rows)]
+    body = [[str(value) for value in cells] for cells in (header, *rows)]
     body.insert(1, ["---", *["--:"] * (len(header) - 1)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in body)
+    return "\n".join(map(line, body))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoothgen.checkpoint import write_atomically
 from smoothgen.evaluation.pictures import COLOURS
+from smoothgen.reproduction.drawing import write
 
 DOTS_PER_INCH = 90
 
@@ -40,7 +39,7 @@ def save_scatters(path: Path, panels: Mapping[str, Points], columns: int = 4) ->
         axis.tick_params(labelsize=6)
     axes[0].set_xlim(low[0] - margin[0], high[0] + margin[0])
     axes[0].set_ylim(low[1] - margin[1], high[1] + margin[1])
-    _save(figure, path)
+    write(figure, path, DOTS_PER_INCH)
 
 
 def save_curves(
@@ -70,10 +69,4 @@ def save_curves(
             axis.set_xscale("log")
     axes[0].set_ylabel(y_label)
     axes[0].legend(fontsize=7)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-    write_atomically(path, buffer.getvalue())
+    write(figure, path, DOTS_PER_INCH)

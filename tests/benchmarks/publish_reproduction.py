@@ -15,6 +15,7 @@ import re
 import shutil
 from pathlib import Path
 
+from smoothgen.reproduction.outcomes import OutcomeStore, digest
 from smoothgen.reproduction.page import PAGE
 from smoothgen.reproduction.studies import chosen
 
@@ -28,8 +29,6 @@ WIDE = "---\nhide:\n  - toc\n---\n\n"
 
 def publish(out: Path, seeds: tuple[int, ...]) -> None:
     """Copies what the page shows; pictures that it no longer shows are removed."""
-    from smoothgen.reproduction.outcomes import OutcomeStore, digest
-
     page = (out / PAGE).read_text(encoding="utf-8")
     shown = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page))
     DOCS.mkdir(parents=True, exist_ok=True)
