@@ -25,9 +25,9 @@ class ActivationCache:
     Halved resolutions work only on rows and columns that they have. Without gradients.
     """
 
-    def __init__(self, network: Network, batch: int, width: int) -> None:
+    def __init__(self, network: Network, batch: int, width: int, twice: bool | None = None) -> None:
         self.network, self.batch, self.width = network, batch, width
-        self.twice = batch <= TWICE_UP_TO
+        self.twice = batch <= TWICE_UP_TO if twice is None else twice
         like = network.out.gain
         widths = [width]
         while len(widths) < network.resolutions:
@@ -67,17 +67,19 @@ class ActivationCache:
                 resolution.u.shift_by(shifted[level][:blocks])
                 resolution.h.shift_by(shifted[level][blocks:])
             if added is not None:
-                # (H, blocks, batch, ...): one row is one slice
-                u_rows = torch.stack(list(added[level][:blocks])).permute(3, 0, 1, 2, 4).unsqueeze(-2).contiguous()
-                h_rows = torch.stack(list(added[level][blocks:])).permute(3, 0, 1, 4, 2)
-                resolution.context = (u_rows, self._kept(h_rows, -1).contiguous())
+                # (H, blocks, batch, W, n): one row is one slice
+                u_rows, h_rows = (
+                    torch.stack(list(terms)).permute(3, 0, 1, 4, 2)
+                    for terms in (added[level][:blocks], added[level][blocks:])
+                )
+                resolution.context = (u_rows.contiguous(), self._kept(h_rows, -1).contiguous())
             resolution.h.begin()
 
     def begin_row(self) -> None:
         """Everything of the next row that does not depend on its own pixels."""
         channels = self.network.channels
         self.seen[:, :channels, 2] = 0.0
-        self.active = max(level for level in range(self.network.resolutions) if self.row_index % (1 << level) == 0)
+        self.enter_row()
         self._vertical()
         for level in range(self.active + 1):
             self._from_vertical(level)
@@ -86,6 +88,16 @@ class ActivationCache:
         if not bottom.deepest:  # an odd row there: what the resolution below left for it
             bottom.doubled[:, 0].copy_(bottom.doubled[:, 1])
             bottom.h.inputs[bottom.first_down][:, 1 : bottom.width + 1] = bottom.doubled_active[:, 1, : bottom.width]
+
+    def enter_row(self) -> None:
+        """Notes which resolutions have the row."""
+        self.active = max(level for level in range(self.network.resolutions) if self.row_index % (1 << level) == 0)
+
+    def leave_row(self) -> None:
+        """The row becomes the one above."""
+        for resolution in self.resolutions[: self.active + 1]:
+            resolution.u.end_row()
+        self.row_index += 1
 
     def _vertical(self) -> None:
         """The vertical stream of the row, at every active resolution, down and back up."""
@@ -96,20 +108,20 @@ class ActivationCache:
             r = self.resolutions[level]
             if level:
                 finer = self.resolutions[level - 1]
-                pair = torch.cat([finer.u_raw_above, finer.u_raw], dim=2)
+                pair = torch.cat([finer.as_row(finer.u_raw_above), finer.as_row(finer.u_raw)], dim=2)
                 value = F.conv2d(pair, *self.u_halve[level - 1], stride=2, padding=(0, 1))[..., : r.width]
             r.u.put(r.u.inputs[0], value)
             for block in range(r.ups):
                 value = self._vertical_block(level, block, value)
-            r.u_raw.copy_(value)
+            r.as_row(r.u_raw).copy_(value)
         doubled = value
         for level in reversed(range(self.active + 1)):
             r = self.resolutions[level]
             if not r.deepest:
-                value = r.u_held if level == self.active else doubled[:, :, :1]
+                value = r.as_row(r.u_held) if level == self.active else doubled[:, :, :1]
                 r.u.put(r.u.inputs[r.first_down], value)
                 if level < self.active:
-                    r.u_held.copy_(doubled[:, :, 1:])
+                    r.as_row(r.u_held).copy_(doubled[:, :, 1:])
             for block in range(r.ups, r.ups + r.downs):
                 value = self._vertical_block(level, block, value)
             if level:
@@ -118,7 +130,7 @@ class ActivationCache:
 
     def _vertical_block(self, level: int, block: int, value: Tensor) -> Tensor:
         r = self.resolutions[level]
-        added = None if r.context is None else r.context[0][self.row_index >> level, block]
+        added = None if r.context is None else r.as_row(r.context[0][self.row_index >> level, block])
         return r.u.block(block, *r.slots(block), value, r.up_skip(block), added)
 
     def _row_block(self, r: Resolution, block: int, value: Tensor) -> Tensor:
@@ -268,13 +280,12 @@ class ActivationCache:
     def end_row(self) -> None:
         """Hands the finished row on to the row below."""
         for resolution in self.resolutions[: self.active + 1]:
-            resolution.u.end_row()
             resolution.h.end_row(resolution.sources)
             resolution.u_raw_above.copy_(resolution.u_raw)
             resolution.h_raw_above.copy_(resolution.h_raw)
         self.seen[:, :, 0] = self.seen[:, :, 1]
         self.seen[:, :, 1] = self.seen[:, :, 2]
-        self.row_index += 1
+        self.leave_row()
 
     def prime(self, kept: Tape, rows: int) -> None:
         """Continues below `rows` rows of a forward pass, whose activations `kept` holds.
@@ -301,10 +312,10 @@ class ActivationCache:
                     hidden[block] = as_row(stream, f"{block}.hidden", last)
                 if not r.deepest:
                     concat_elu_to(inputs[r.first_down], as_row(stream, "doubled", last))
-            r.u_raw.copy_(take("u", "raw", last))
+            r.as_row(r.u_raw).copy_(take("u", "raw", last))
             r.h_raw[:, place] = as_row("h", "raw", last)
             if not r.deepest and last % 2 == 0:  # the next row of this resolution was computed together with the last
-                r.u_held.copy_(take("u", "doubled", last + 1))
+                r.as_row(r.u_held).copy_(take("u", "doubled", last + 1))
                 held = self._kept(as_row("h", "doubled", last + 1), -1)
                 r.doubled[:, 1, : r.width] = held
                 r.h.put(r.doubled_active[:, 1, : r.width], held)

@@ -39,14 +39,21 @@ class Resolution:
         self.h = HorizontalStream(h_blocks, batch, width, slots, twice)
         n, like = network.filters, network.out.gain
         kept = 2 * n if twice else n
-        self.u_raw, self.u_raw_above, self.u_held = (like.new_zeros(batch, n, 1, width) for _ in range(3))
-        self.h_raw, self.h_raw_above = (like.new_zeros(batch, width + 2, n) for _ in range(2))
+        self.u_raw, self.u_raw_above, self.h_raw, self.h_raw_above = (
+            like.new_zeros(batch, width + 2, n) for _ in range(4)
+        )
+        self.u_held = like.new_zeros(batch, width, n)
         self.entry = like.new_zeros(batch, width, kept)
         even = width + width % 2
         self.doubled = like.new_zeros(batch, 2, even, kept)
         self.doubled_active = like.new_zeros(batch, 2, even, 2 * n)
         self.context: tuple[Tensor, Tensor] | None = None
         self.columns = self._columns()
+
+    def as_row(self, buffer: Tensor) -> Tensor:
+        """A row of the vertical stream, (batch, width or width + 2, n), as (batch, n, 1, width): a view."""
+        start = (buffer.shape[1] - self.width) // 2
+        return buffer[:, None, start : start + self.width].movedim(-1, 1)
 
     def up_skip(self, block: int) -> int | None:
         """The slot whose activation skips to a block on the way back up in resolution."""

@@ -1,7 +1,8 @@
-"""Four ways to the same samples: naive, cached, and two fixed-point iterations, from the same uniforms."""
+"""Five ways to the same samples, from the same uniforms: naive, cached, cached in C, and two fixed-point iterations."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -9,15 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smoothgen.native import NativeError, NativeWarning
 from smoothgen.progress import report
 from smoothgen_pixelcnnpp.cache import ActivationCache
+from smoothgen_pixelcnnpp.compiled_rows import CompiledRows, compiled_library
 from smoothgen_pixelcnnpp.head import Pinned
 from smoothgen_pixelcnnpp.network import Tape
 
 if TYPE_CHECKING:
     from smoothgen_pixelcnnpp.pixelcnnpp import PixelCNNPP
 
-Algorithm = Literal["cached", "naive", "fixed-point", "fixed-point-rows"]
+Algorithm = Literal["compiled", "cached", "naive", "fixed-point", "fixed-point-rows"]
 MEMORY = 1 << 30
 """Bytes that sampling may take for activations; more images than fit are sampled one part after the other."""
 
@@ -60,7 +63,7 @@ def images_at_once(model: PixelCNNPP, algorithm: Algorithm | None = None) -> int
     for level, count in enumerate(model.network.counts):
         area += sum(count) * (-(-height >> level)) * (-(-width >> level))
     numbers = (2 if model.stacked else 1) * (6 * area + 20 * height * width)
-    if algorithm in ("cached", "fixed-point-rows"):
+    if algorithm in ("compiled", "cached", "fixed-point-rows"):
         numbers = 25 * (area // height + width) + (10 * area if model.stacked else 0)
     if model.encoder is not None:
         numbers += 4 * area
@@ -74,6 +77,7 @@ def sample_images(
     functions = {
         "naive": naive,
         "cached": cached,
+        "compiled": compiled_where_possible,
         "fixed-point": fixed_point,
         "fixed-point-rows": fixed_point_rows,
     }
@@ -88,8 +92,9 @@ def sample_images(
 
 def weighed_images(model: PixelCNNPP, request: Request, after_row: AfterRow) -> Tensor:
     """Draws images (n, H, W, C) of which `after_row` chooses those that go on. Always cached, and all at once."""
+    function = compiled_where_possible if model.sampler == "compiled" else cached
     with torch.inference_mode():
-        image = cached(model, request, report, after_row).image
+        image = function(model, request, report, after_row).image
     return image.clone()
 
 
@@ -170,10 +175,47 @@ def fixed_point_rows(model: PixelCNNPP, request: Request, tell: Callable[[float]
     return Sampled(image, passes)
 
 
-def start_cache(model: PixelCNNPP, request: Request) -> ActivationCache:
+def compiled_where_possible(
+    model: PixelCNNPP, request: Request, tell: Callable[[float], None], after_row: AfterRow | None = None
+) -> Sampled:
+    """`compiled` on the CPU, and `cached` elsewhere, or with a warning where C cannot be compiled."""
+    if request.logit_u.device.type != "cpu":
+        return cached(model, request, tell, after_row)
+    try:
+        compiled_library(request.logit_u.dtype)
+    except NativeError as error:
+        warnings.warn(
+            f"pixelcnnpp: sampling without compiled code, two to six times as long: {error} "
+            "(sampler: cached does so without this warning)",
+            NativeWarning,
+            stacklevel=2,
+        )
+        return cached(model, request, tell, after_row)
+    return compiled(model, request, tell, after_row)
+
+
+def compiled(
+    model: PixelCNNPP, request: Request, tell: Callable[[float], None], after_row: AfterRow | None = None
+) -> Sampled:
+    """As `cached`, with rows drawn in C."""
+    height, width = request.logit_u.shape[1:3]
+    cache = start_cache(model, request, twice=False)
+    rows = CompiledRows(cache, model.pixel, model.shift, model.unit, request.logit_u)
+
+    def after(row: int, raws: Tensor | None) -> None:
+        ancestors = None if after_row is None or raws is None else after_row(row, rows.image[:, row], raws)
+        if ancestors is not None:
+            rows.image[:, : row + 1] = rows.image[ancestors, : row + 1]
+            cache.reindex(ancestors)
+        tell((row + 1) / height)
+
+    return Sampled(rows.draw(request.pinned, after_row is not None, after), height * width)
+
+
+def start_cache(model: PixelCNNPP, request: Request, twice: bool | None = None) -> ActivationCache:
     """The cache before the first row of x; with x_tilde stacked above, after one parallel pass over it."""
     given = request.given
-    cache = ActivationCache(model.network, len(request.logit_u), model.image_shape[2])
+    cache = ActivationCache(model.network, len(request.logit_u), model.image_shape[2], twice)
     cache.set_context(given.added, given.shifted)
     if given.above is not None:
         height = given.above.shape[2]

@@ -102,7 +102,7 @@ class HorizontalStream:
 
     def shift_by(self, terms: Sequence[Tensor]) -> None:
         """Adds what a context says everywhere: for every block (batch, 2 filters, 1, 1)."""
-        self.shifts = [_gates(term.flatten(1), self.twice, dim=1)[:, None] for term in terms]
+        self.shifts = [_gates(term.flatten(1), self.twice, dim=1)[:, None].clone() for term in terms]
 
     def begin(self) -> None:
         """Before the first row: there is nothing above."""

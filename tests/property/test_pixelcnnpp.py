@@ -18,6 +18,7 @@ from smoothgen_pixelcnnpp.pixelcnnpp import PixelCNNPP, PixelCNNPPConfig
 from smoothgen_pixelcnnpp.samplers import Request, cached, fixed_point, fixed_point_rows
 
 SHAPES = [(1, 5, 7), (3, 4, 6), (2, 1, 5), (4, 5, 1), (1, 9, 6), (1, 1, 1), (5,), (3, 4)]
+ALGORITHMS = ("naive", "compiled", "cached", "fixed-point", "fixed-point-rows")
 CONTEXTS = ["none", "features", "noisy copy", "both"]
 
 
@@ -178,7 +179,7 @@ def test_every_algorithm_draws_the_same_sample(shape, kind, conditioning, levels
     model = model_of(event, context, dtype=dtype, conditioning=conditioning)
     _, c = inputs(event, context, 4, dtype)
     samples = {}
-    for algorithm in ("naive", "cached", "fixed-point", "fixed-point-rows"):
+    for algorithm in ALGORITHMS:
         model.sampler = algorithm
         samples[algorithm] = model.sample(4, c, generator=Generator().manual_seed(1))
     for algorithm, sample in samples.items():
@@ -237,12 +238,13 @@ def test_constant_images_initialise_to_finite_weights():
     assert model.log_prob(torch.full((2, 1, 6, 6), -1.0)).isfinite().all()
 
 
+@pytest.mark.parametrize("sampler", ["compiled", "cached"])
 @pytest.mark.parametrize(("conditioning", "gain"), [("aligned", 5.0), ("stack", 1.0)])
-def test_completion_with_particles_follows_the_models_conditional(conditioning, gain):
+def test_completion_with_particles_follows_the_models_conditional(conditioning, gain, sampler):
     """All 3^4 images by enumeration; what is known comes after what is not, so that one particle must miss."""
     shape = (1, 2, 2)
     event, context = event_of(shape, 3), context_of("both", shape)
-    model = model_of(event, context, noise=1.0, conditioning=conditioning, resolutions=2)
+    model = model_of(event, context, noise=1.0, conditioning=conditioning, resolutions=2, sampler=sampler)
     with torch.no_grad():
         model.network.out.gain.mul_(gain)  # pixels that depend strongly on each other
     images = torch.tensor(list(itertools.product([-1.0, 0.0, 1.0], repeat=4)), dtype=torch.float64).reshape(-1, *shape)
@@ -283,7 +285,7 @@ def test_known_pixels_are_kept_by_every_algorithm():
     x, _ = inputs(event, None, 2)
     known = torch.rand(2, 3, 4, 5, generator=Generator().manual_seed(0)) < 0.5  # single channels too
     done = []
-    for algorithm in ("naive", "cached", "fixed-point", "fixed-point-rows"):
+    for algorithm in ALGORITHMS:
         model.sampler = algorithm
         done.append(model.complete(x, known, generator=Generator().manual_seed(6)))
         assert torch.equal(done[-1][known], x[known])
