@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smoothgen_pixelcnnpp.convolutions import NormedConv, crop, pointwise
+from smoothgen_pixelcnnpp.convolutions import NormedConv, pointwise
+from smoothgen_pixelcnnpp.elementwise import activate_sum, gate
 
 
 class Activation(NamedTuple):
@@ -19,14 +19,9 @@ class Activation(NamedTuple):
     activated: Tensor
 
 
-def concat_elu(x: Tensor) -> Tensor:
-    """elu of x and of -x, twice the channels. Source: Shang et al. 2016 (arXiv 1603.05201)."""
-    return F.elu(torch.cat([x, -x], dim=1))
-
-
 def activate(value: Tensor) -> Activation:
     """A value with its activation."""
-    return Activation(value, concat_elu(value))
+    return Activation(value, activate_sum([value], *value.shape[2:]))
 
 
 class GatedBlock(nn.Module):
@@ -55,14 +50,10 @@ class GatedBlock(nn.Module):
         says at every place. shifted: (batch, 2 filters, 1, 1), what it says everywhere.
         """
         height, width = x.value.shape[2:]
-        h = crop(self.conv_in(x.activated), height, width)
-        for convolution, skip in zip(self.skips, skips, strict=True):
-            h = h + convolution(skip)
+        terms = [self.conv_in(x.activated)]
+        terms += [convolution(skip) for convolution, skip in zip(self.skips, skips, strict=True)]
         if added is not None:
-            h = h + added
-        hidden = concat_elu(h)
+            terms.append(added)
+        hidden = activate_sum(terms, height, width)
         dropped = F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
-        out = crop(self.conv_out(dropped), height, width)
-        if shifted is not None:
-            out = out + shifted
-        return activate(x.value + F.glu(out, dim=1)), hidden
+        return Activation(*gate(x.value, self.conv_out(dropped), shifted)), hidden

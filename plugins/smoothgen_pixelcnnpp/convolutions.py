@@ -82,8 +82,3 @@ def down_right_shifted(inputs: int, outputs: int, *, stride: int = 1, gain: floa
 def pointwise(inputs: int, outputs: int, *, gain: float = 1.0) -> NormedConv:
     """1 x 1."""
     return NormedConv(inputs, outputs, (1, 1), gain=gain)
-
-
-def crop(x: Tensor, height: int, width: int, left: int = 0) -> Tensor:
-    """The first rows, and the columns from `left` on: a view (batch, channels, height, width)."""
-    return x[:, :, :height, left : left + width]

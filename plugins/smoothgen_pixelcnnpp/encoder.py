@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from smoothgen_pixelcnnpp.blocks import Activation, GatedBlock, activate
-from smoothgen_pixelcnnpp.convolutions import NormedConv, crop, pointwise
+from smoothgen_pixelcnnpp.convolutions import NormedConv, pointwise
+from smoothgen_pixelcnnpp.elementwise import crop
 from smoothgen_pixelcnnpp.network import OUT_GAIN
 
 
@@ -44,7 +45,8 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x_tilde: Tensor) -> list[tuple[Tensor, ...]]:
-        h = activate(self.first(torch.cat([x_tilde, torch.ones_like(x_tilde[:, :1])], dim=1)))
+        with_ones = torch.cat([x_tilde, torch.ones_like(x_tilde[:, :1])], dim=1)
+        h = activate(self.first(with_ones.contiguous(memory_format=torch.channels_last)))
         levels: list[Activation] = []
         for level, blocks in enumerate(self.up):
             if level:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smoothgen_pixelcnnpp.blocks import Activation, GatedBlock, activate
-from smoothgen_pixelcnnpp.convolutions import NormedConv, crop, down_right_shifted, down_shifted, pointwise
+from smoothgen_pixelcnnpp.convolutions import NormedConv, down_right_shifted, down_shifted, pointwise
+from smoothgen_pixelcnnpp.elementwise import crop
 
 OUT_GAIN = 0.1
 """Starting spread of a block's update, and of the network's output: every block begins near the identity."""
@@ -153,7 +154,8 @@ class Network(nn.Module):
     def _first(self, x: Tensor, keep: Callable[[str, Tensor], None]) -> tuple[Activation, Activation]:
         """The first layer, shifted down and right, with a channel of ones that tells pixels from padding."""
         height, width = x.shape[2:]
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        # laid out for fast convolutions here: with one channel only, torch could not tell
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1).contiguous(memory_format=torch.channels_last)
         keep("x", x)
         u = F.pad(crop(self.u_first(F.pad(x, (1, 1, 1, 0))), height - 1, width), (0, 0, 1, 0))
         above = F.pad(crop(self.h_above(F.pad(x, (1, 1, 0, 0))), height - 1, width), (0, 0, 1, 0))

@@ -113,7 +113,7 @@ class PixelCNNPP(DensityModel):
             return Given(None, None, None)
         noisy_copy, features = self.context.split(context)
         above = None if noisy_copy is None else self.standardise(self.image(noisy_copy))
-        added = None if self.encoder is None or above is None else self.encoder(as_channels_last(above))
+        added = None if self.encoder is None or above is None else self.encoder(above)
         shifted = None
         if self.features is not None and features is not None:
             flat = self.features(features)[:, :, None, None].split(2 * self.network.filters, dim=1)
@@ -126,7 +126,7 @@ class PixelCNNPP(DensityModel):
         y = self.standardise(image)
         if given.above is not None:
             y = torch.cat([given.above, y], dim=2)
-        raw = self.network(as_channels_last(y), given.added, given.shifted)
+        raw = self.network(y, given.added, given.shifted)
         return channels_last(raw[:, :, -image.shape[2] :]).to(image.dtype)
 
     def _sample(self, num_samples: int, context: Tensor | None, generator: Generator | None) -> Tensor:
@@ -222,11 +222,6 @@ def as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def channels_last(image: Tensor) -> Tensor:
     """(batch, C, H, W) -> (batch, H, W, C), a view."""
     return image.movedim(1, -1)
-
-
-def as_channels_last(image: Tensor) -> Tensor:
-    """The same image, laid out for fast convolutions."""
-    return image.contiguous(memory_format=torch.channels_last)
 
 
 def _set_initializing(convolutions: list[NormedConv], value: bool) -> None:

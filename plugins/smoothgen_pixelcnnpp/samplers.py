@@ -221,7 +221,7 @@ def start_cache(model: PixelCNNPP, request: Request, twice: bool | None = None) 
         height = given.above.shape[2]
         kept = Tape()
         rest = -height % (1 << (model.network.resolutions - 1))
-        padded = F.pad(given.above, (0, 0, 0, rest)).contiguous(memory_format=torch.channels_last)
+        padded = F.pad(given.above, (0, 0, 0, rest))
         model.network(padded, given.added, given.shifted, kept)
         cache.prime(kept, height)
     return cache

@@ -119,7 +119,7 @@ PANEL(4, TALL_4)
 PANEL(5, TALL_5)
 
 /* c (rows, padded outputs) += a (rows, inputs) @ weight; a_step, c_step: from one row to the next. */
-static void product(long rows, long inputs, long outputs, const real *a, long a_step, const real *w, real *c,
+__attribute__((unused)) static void product(long rows, long inputs, long outputs, const real *a, long a_step, const real *w, real *c,
                     long c_step) {
   long vectors = padded(outputs) / LANES, wide = panel_vectors(vectors);
   for (long first = 0; first < vectors; first += wide) {
