@@ -21,16 +21,40 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from filelock import FileLock
+from torch import Tensor
 
 from smoothgen.errors import SmoothgenError
 
+SHARED = Path(__file__).parent / "c"
+"""C files that any source may include."""
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 SECONDS = 120
 
 
 class NativeError(SmoothgenError, RuntimeError):
     """C code that cannot be compiled or loaded here: no compiler, a compiler that fails, nowhere to keep the result."""
+
+
+MOST_THREADS = 2
+"""With more threads torch's own operations share the work, and win over C code on one."""
+
+
+def runs_in_c(*tensors: Tensor) -> bool:
+    """Whether C code may take these tensors in an operation of its own: on the CPU, in one dtype, in plain eager mode.
+
+    Not where autocast chooses the dtype, or inside a functional transform. torch.compile cannot trace this question:
+    ask torch.compiler.is_compiling() before it.
+    """
+    functorch = torch._C._functorch
+    return (
+        all(t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
+        and torch.get_num_threads() <= MOST_THREADS
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+        and not any(functorch.is_legacy_batchedtensor(t) or functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+    )
 
 
 class NativeWarning(UserWarning):
@@ -53,11 +77,12 @@ def library(directory: Path, source: str, defines: tuple[str, ...] = ()) -> ctyp
 def _library(directory: Path, source: str, defines: tuple[str, ...]) -> ctypes.CDLL | NativeError:
     try:
         compiler = _compiler()
-        command = [*compiler, *FLAGS, *_target(), *(f"-D{name}" for name in defines), str(directory / source)]
+        options = [*FLAGS, *_target(), f"-I{SHARED}", *(f"-D{name}" for name in defines)]
+        command = [*compiler, *options, str(directory / source)]
         key = hashlib.sha256()
         for part in (*command[:-1], source, _version(compiler), _processor()):
             key.update(part.encode() + b"\0")
-        for path in sorted(directory.glob("*.[ch]")):
+        for path in sorted([*SHARED.glob("*.[ch]"), *directory.glob("*.[ch]")]):
             key.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
         made = _cache() / f"{Path(source).stem}-{key.hexdigest()[:24]}.so"
         with FileLock(made.with_suffix(".lock"), timeout=SECONDS):

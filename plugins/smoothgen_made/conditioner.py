@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from smoothgen.dense import dense
 from smoothgen.event import ContextSpec
 from smoothgen_made.masked_linear import MaskedLinear, hidden_degrees
 
@@ -139,7 +141,7 @@ class MaskedConditioner(Conditioner):
             layers.append(MaskedLinear(following[:, None] >= degrees[None, :]))
             degrees = following
         self.layers = nn.ModuleList(layers)
-        self.activation = ACTIVATIONS[activation]()
+        self.kind, self.activation = activation, ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.last = MaskedLinear(rank.repeat_interleave(outputs)[:, None] > degrees[None, :])
         with torch.no_grad():
@@ -150,7 +152,11 @@ class MaskedConditioner(Conditioner):
         return residual(self.layers, features, self.activation, self.dropout)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.last(self.trunk(features)).unflatten(1, (-1, self.outputs))
+        if drops(self):
+            return self.last(self.trunk(features)).unflatten(1, (-1, self.outputs))
+        layers = [cast(MaskedLinear, layer) for layer in (*self.layers, self.last)]
+        weights, biases = [layer.masked_weight for layer in layers], [layer.bias for layer in layers]
+        return dense(features, weights, biases, self.kind, residual=True).unflatten(1, (-1, self.outputs))
 
     def of_coordinate(self, features: Tensor, index: int) -> Tensor:
         return self.last.rows(self.trunk(features), index * self.outputs, (index + 1) * self.outputs)
@@ -207,7 +213,7 @@ class CoordinateNetwork(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(wide, narrow) for wide, narrow in itertools.pairwise(sizes)])
         self.last = nn.Linear(sizes[-1], outputs, bias=False) if sizes else None
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.activation = ACTIVATIONS[activation]()
+        self.kind, self.activation = activation, ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         if self.last is not None:
             with torch.no_grad():
@@ -216,8 +222,18 @@ class CoordinateNetwork(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if self.last is None:
             return self.bias.expand(len(features), -1)
-        h = residual(self.layers, features.index_select(1, self.columns), self.activation, self.dropout)
+        inputs = features.index_select(1, self.columns)
+        if not drops(self):
+            layers = [cast(nn.Linear, layer) for layer in self.layers]
+            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+            return dense(inputs, [*weights, self.last.weight], [*biases, self.bias], self.kind, residual=True)
+        h = residual(self.layers, inputs, self.activation, self.dropout)
         return torch.nn.functional.linear(h, self.last.weight, self.bias)
+
+
+def drops(network: MaskedConditioner | CoordinateNetwork) -> bool:
+    """Whether some units are dropped now."""
+    return network.training and isinstance(network.dropout, nn.Dropout)
 
 
 def residual(layers: nn.ModuleList, features: Tensor, activation: nn.Module, dropout: nn.Module) -> Tensor:

@@ -22,8 +22,13 @@ class MaskedLinear(nn.Linear):
         with torch.no_grad():  # the variance that a dense layer of each unit's true fan-in would have
             self.weight.mul_(sees.shape[1] ** 0.5).div_(fan_in.sqrt()[:, None])
 
+    @property
+    def masked_weight(self) -> Tensor:
+        """(out, in), zero where nothing is seen."""
+        return self.weight * self.mask
+
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight * self.mask, self.bias)
+        return F.linear(input, self.masked_weight, self.bias)
 
     def rows(self, input: Tensor, first: int, last: int) -> Tensor:
         """Output units first .. last - 1 alone."""

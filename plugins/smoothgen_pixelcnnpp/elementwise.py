@@ -17,11 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smoothgen.native import NativeError, library
+from smoothgen.native import NativeError, library, runs_in_c
 
 DIRECTORY = Path(__file__).parent / "native"
-MOST_THREADS = 2
-"""With more threads, torch's own operations share the work and win."""
 MOST_TERMS = 8
 
 
@@ -45,7 +43,7 @@ def crop(x: Tensor, height: int, width: int, left: int = 0) -> Tensor:
 
 def activate_sum(terms: Sequence[Tensor], height: int, width: int) -> Tensor:
     """concat_elu of the sum of terms (batch, n, height or more, width or more): (batch, 2 n, height, width)."""
-    if _fused(*terms) and len(terms) <= MOST_TERMS:
+    if not torch.compiler.is_compiling() and _fused(*terms) and len(terms) <= MOST_TERMS:
         return _ActivateSum.apply(height, width, *terms)
     total = crop(terms[0], height, width)
     for term in terms[1:]:
@@ -58,7 +56,7 @@ def gate(value: Tensor, gates: Tensor, shift: Tensor | None = None) -> tuple[Ten
 
     value (batch, n, H, W); gates (batch, 2 n, H or more, W or more); shift (batch, 2 n, 1, 1).
     """
-    if _fused(value, gates):
+    if not torch.compiler.is_compiling() and _fused(value, gates):
         return _Gate.apply(value, gates, shift)
     out = _gated(value, gates, shift)
     return out, concat_elu(out)
@@ -71,14 +69,10 @@ def _gated(value: Tensor, gates: Tensor, shift: Tensor | None) -> Tensor:
 
 def _fused(*tensors: Tensor) -> bool:
     """Whether C takes these: on the CPU, of one dtype that it knows, channels dense, in plain eager mode."""
-    first = tensors[0]
     return (
-        first.device.type == "cpu"
-        and torch.get_num_threads() <= MOST_THREADS
-        and not torch.compiler.is_compiling()
-        and all(t.dtype == first.dtype and (t.stride(1) == 1 or t.shape[1] == 1) and t.numel() > 0 for t in tensors)
-        and not torch._C._are_functorch_transforms_active()
-        and _native(first.dtype) is not None
+        all((t.stride(1) == 1 or t.shape[1] == 1) and t.numel() > 0 for t in tensors)
+        and runs_in_c(*tensors)
+        and _native(tensors[0].dtype) is not None
     )
 
 
@@ -203,12 +197,7 @@ class _Gate(torch.autograd.Function):
 
 def _must_stay_in_torch(*gradients: Tensor | None) -> bool:
     """Whether the gradient is itself differentiated, or many gradients are taken at once by vmap."""
-    functorch = torch._C._functorch
-    return torch.is_grad_enabled() or any(
-        gradient is not None
-        and (functorch.is_legacy_batchedtensor(gradient) or functorch.is_functorch_wrapped_tensor(gradient))
-        for gradient in gradients
-    )
+    return torch.is_grad_enabled() or not runs_in_c(*(g for g in gradients if g is not None))
 
 
 def _shifted(gates: Tensor, shift: Tensor | None) -> Tensor:

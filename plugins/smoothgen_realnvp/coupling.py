@@ -10,13 +10,9 @@ from typing import NamedTuple
 import normflows as nf
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "relu": torch.relu_,  # in place: no gradient needs the result of the linear layer before it
-    "tanh": torch.tanh,
-}
+from smoothgen.dense import dense
+
 OUTPUT_GAIN = 0.1
 """How much smaller the last layer starts, so that the flow starts near the identity yet reacts to its context."""
 INPUT_BOUND = 100.0
@@ -74,7 +70,7 @@ class Couplings(nn.Module):
         self.count = count
         self.moved = dimensions - len(kept)
         self.max_log_scale = max_log_scale
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
         widths = [len(kept) * (1 + 2 * fourier) + features, *hidden, 2 * self.moved]
         layers = [[nn.Linear(wide, narrow) for _ in range(count)] for wide, narrow in itertools.pairwise(widths)]
         self.weights = nn.ParameterList([torch.stack([linear.weight.detach() for linear in row]) for row in layers])
@@ -94,10 +90,8 @@ class Couplings(nn.Module):
 
     def forward(self, kept: Tensor, conditions: Conditions, of: CouplingParameters) -> tuple[Tensor, Tensor]:
         """t and s, each (batch, moved), in the data's dtype also where autocast computes the network in another."""
-        h = self._inputs(kept, conditions)
-        for weight, bias in zip(of.weights[:-1], of.biases[:-1], strict=True):
-            h = self.activation(functional.linear(h, weight, bias))
-        shift, raw = functional.linear(h, of.weights[-1], of.biases[-1]).to(kept.dtype).chunk(2, 1)
+        h = dense(self._inputs(kept, conditions), of.weights, of.biases, self.activation)
+        shift, raw = h.to(kept.dtype).chunk(2, 1)
         return shift, torch.add(of.gain, torch.tanh(raw / self.max_log_scale), alpha=self.max_log_scale)
 
     def _inputs(self, kept: Tensor, conditions: Conditions) -> Tensor:

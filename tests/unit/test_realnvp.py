@@ -335,7 +335,7 @@ def test_it_compiles_as_one_graph(fourier):
     model, row = bent(NOISY, fourier=fourier, layers=2)
     x, context = torch.randn(6, 2), row.expand(6, -1)
     compiled = torch.compile(model.log_prob, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x, context), model.log_prob(x, context), rtol=0, atol=0)
+    torch.testing.assert_close(compiled(x, context), model.log_prob(x, context))  # to rounding: the latter runs in C
 
 
 def test_a_score_exists_and_leaves_its_input_alone():

@@ -47,8 +47,9 @@ void pack(const real *weight, long inputs, long outputs, real *out) {
   }
 }
 
-INLINE void tile(const int rows, const int vectors, long inputs, const real *a, long a_step, const real *w, real *c,
-                 long c_step) {
+/* c (rows, vectors) += a (rows, inputs) @ w (inputs, vectors): element (r, i) of a at r * a_row + i * a_column. */
+INLINE void tile(const int rows, const int vectors, long inputs, const real *a, long a_row, long a_column, const real *w,
+                 long w_step, real *c, long c_step) {
   vec sum[8][MOST_VECTORS];
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
@@ -57,11 +58,11 @@ INLINE void tile(const int rows, const int vectors, long inputs, const real *a, 
   for (long i = 0; i < inputs; i++) {
     vec weight[MOST_VECTORS];
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) weight[v] = *(const vec *)(w + (i * vectors + v) * LANES);
+    for (int v = 0; v < vectors; v++) weight[v] = *(const vec *)(w + i * w_step + v * LANES);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-      for (int v = 0; v < vectors; v++) sum[r][v] += weight[v] * a[r * a_step + i];
+      for (int v = 0; v < vectors; v++) sum[r][v] += weight[v] * a[r * a_row + i * a_column];
   }
 #pragma GCC unroll 8
   for (int r = 0; r < rows; r++)
@@ -70,7 +71,8 @@ INLINE void tile(const int rows, const int vectors, long inputs, const real *a, 
 }
 
 /* One row: four sums at a time, so that no product waits for the one before it. */
-INLINE void tile_of_one(const int vectors, long inputs, const real *a, const real *w, real *c) {
+INLINE void tile_of_one(const int vectors, long inputs, const real *a, long a_column, const real *w, long w_step,
+                        real *c) {
   vec sum[4][MOST_VECTORS];
 #pragma GCC unroll 8
   for (int s = 0; s < 4; s++)
@@ -81,10 +83,11 @@ INLINE void tile_of_one(const int vectors, long inputs, const real *a, const rea
 #pragma GCC unroll 8
     for (int s = 0; s < 4; s++)
 #pragma GCC unroll 8
-      for (int v = 0; v < vectors; v++) sum[s][v] += *(const vec *)(w + ((i + s) * vectors + v) * LANES) * a[i + s];
+      for (int v = 0; v < vectors; v++)
+        sum[s][v] += *(const vec *)(w + (i + s) * w_step + v * LANES) * a[(i + s) * a_column];
   for (; i < inputs; i++)
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) sum[0][v] += *(const vec *)(w + (i * vectors + v) * LANES) * a[i];
+    for (int v = 0; v < vectors; v++) sum[0][v] += *(const vec *)(w + i * w_step + v * LANES) * a[i * a_column];
 #pragma GCC unroll 8
   for (int v = 0; v < vectors; v++) *(vec *)(c + v * LANES) = (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]);
 }
@@ -103,14 +106,25 @@ INLINE void tile_of_one(const int vectors, long inputs, const real *a, const rea
 #define TALL_5 2
 #endif
 
-#define PANEL(VECTORS, TALL)                                                                                          \
-  static void panel_##VECTORS(long rows, long inputs, const real *a, long a_step, const real *w, real *c,            \
-                              long c_step) {                                                                          \
-    long r = 0;                                                                                                       \
-    for (; r + TALL <= rows; r += TALL) tile(TALL, VECTORS, inputs, a + r * a_step, a_step, w, c + r * c_step, c_step); \
-    for (; r + 4 <= rows && TALL > 4; r += 4) tile(4, VECTORS, inputs, a + r * a_step, a_step, w, c + r * c_step, c_step); \
-    for (; r + 2 <= rows; r += 2) tile(2, VECTORS, inputs, a + r * a_step, a_step, w, c + r * c_step, c_step);        \
-    for (; r < rows; r++) tile_of_one(VECTORS, inputs, a + r * a_step, w, c + r * c_step);                            \
+#define PANEL(VECTORS, TALL)                                                                                      \
+  INLINE void panel_of_##VECTORS(long rows, long inputs, const real *a, long a_row, long a_column, const real *w, \
+                                 long w_step, real *c, long c_step) {                                             \
+    long r = 0;                                                                                                   \
+    for (; r + TALL <= rows; r += TALL)                                                                           \
+      tile(TALL, VECTORS, inputs, a + r * a_row, a_row, a_column, w, w_step, c + r * c_step, c_step);             \
+    for (; r + 4 <= rows && TALL > 4; r += 4)                                                                     \
+      tile(4, VECTORS, inputs, a + r * a_row, a_row, a_column, w, w_step, c + r * c_step, c_step);                \
+    for (; r + 2 <= rows; r += 2)                                                                                 \
+      tile(2, VECTORS, inputs, a + r * a_row, a_row, a_column, w, w_step, c + r * c_step, c_step);                \
+    for (; r < rows; r++) tile_of_one(VECTORS, inputs, a + r * a_row, a_column, w, w_step, c + r * c_step);       \
+  }                                                                                                               \
+  static void packed_##VECTORS(long rows, long inputs, const real *a, long a_row, const real *w, real *c,         \
+                               long c_step) {                                                                     \
+    panel_of_##VECTORS(rows, inputs, a, a_row, 1, w, VECTORS * LANES, c, c_step);                                 \
+  }                                                                                                               \
+  __attribute__((unused)) static void crossed_##VECTORS(long rows, long inputs, const real *a, long a_column,     \
+                                                        const real *w, long w_step, real *c, long c_step) {       \
+    panel_of_##VECTORS(rows, inputs, a, 1, a_column, w, w_step, c, c_step);                                       \
   }
 PANEL(1, TALL_1)
 PANEL(2, TALL_2)
@@ -118,21 +132,38 @@ PANEL(3, TALL_3)
 PANEL(4, TALL_4)
 PANEL(5, TALL_5)
 
-/* c (rows, padded outputs) += a (rows, inputs) @ weight; a_step, c_step: from one row to the next. */
-__attribute__((unused)) static void product(long rows, long inputs, long outputs, const real *a, long a_step, const real *w, real *c,
-                    long c_step) {
+/* c (rows, padded outputs) += a (rows, inputs) @ weight, packed; a_step, c_step: from one row to the next. */
+__attribute__((unused)) static void product(long rows, long inputs, long outputs, const real *a, long a_step,
+                                            const real *w, real *c, long c_step) {
   long vectors = padded(outputs) / LANES, wide = panel_vectors(vectors);
   for (long first = 0; first < vectors; first += wide) {
     long now = vectors - first < wide ? vectors - first : wide;
     real *to = c + first * LANES;
     switch (now) {
-      case 1: panel_1(rows, inputs, a, a_step, w, to, c_step); break;
-      case 2: panel_2(rows, inputs, a, a_step, w, to, c_step); break;
-      case 3: panel_3(rows, inputs, a, a_step, w, to, c_step); break;
-      case 4: panel_4(rows, inputs, a, a_step, w, to, c_step); break;
-      default: panel_5(rows, inputs, a, a_step, w, to, c_step);
+      case 1: packed_1(rows, inputs, a, a_step, w, to, c_step); break;
+      case 2: packed_2(rows, inputs, a, a_step, w, to, c_step); break;
+      case 3: packed_3(rows, inputs, a, a_step, w, to, c_step); break;
+      case 4: packed_4(rows, inputs, a, a_step, w, to, c_step); break;
+      default: packed_5(rows, inputs, a, a_step, w, to, c_step);
     }
     w += inputs * now * LANES;
+  }
+}
+
+/* c (rows, padded outputs) += a^T @ b, a (inputs, rows), b (inputs, padded outputs). */
+__attribute__((unused)) static void product_across(long rows, long inputs, long outputs, const real *a, long a_step,
+                                                   const real *b, long b_step, real *c, long c_step) {
+  long vectors = padded(outputs) / LANES, wide = panel_vectors(vectors);
+  for (long first = 0; first < vectors; first += wide) {
+    const real *from = b + first * LANES;
+    real *to = c + first * LANES;
+    switch (vectors - first < wide ? vectors - first : wide) {
+      case 1: crossed_1(rows, inputs, a, a_step, from, b_step, to, c_step); break;
+      case 2: crossed_2(rows, inputs, a, a_step, from, b_step, to, c_step); break;
+      case 3: crossed_3(rows, inputs, a, a_step, from, b_step, to, c_step); break;
+      case 4: crossed_4(rows, inputs, a, a_step, from, b_step, to, c_step); break;
+      default: crossed_5(rows, inputs, a, a_step, from, b_step, to, c_step);
+    }
   }
 }
 
