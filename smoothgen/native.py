@@ -41,6 +41,9 @@ MOST_THREADS = 2
 """With more threads torch's own operations share the work, and win over C code on one."""
 
 
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
 def runs_in_c(*tensors: Tensor) -> bool:
     """Whether C code may take these tensors in an operation of its own: on the CPU, in one dtype, in plain eager mode.
 
@@ -49,7 +52,7 @@ def runs_in_c(*tensors: Tensor) -> bool:
     """
     functorch = torch._C._functorch
     return (
-        all(t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
+        all(type(t) in PLAIN and t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
         and torch.get_num_threads() <= MOST_THREADS
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()

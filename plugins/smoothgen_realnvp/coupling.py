@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import normflows as nf
@@ -12,23 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from smoothgen.dense import dense
+from smoothgen_realnvp.compiled_couplings import Conditions, GroupPlan, Plan, runs_compiled, to_noise
 
 OUTPUT_GAIN = 0.1
 """How much smaller the last layer starts, so that the flow starts near the identity yet reacts to its context."""
 INPUT_BOUND = 100.0
 """Networks see coordinates clamped to this many standard deviations: an outlier stays finite through any depth."""
-
-
-class Conditions(NamedTuple):
-    """What every coupling is told beside its own input.
-
-    features: (batch, C), the standardised context, or None. phase: (batch, D) or (D,), and rate: (D,), the Fourier
-    features' units: coordinate i of a latent z stands at phase_i + rate_i z_i turns of the longest wave, or None.
-    """
-
-    features: Tensor | None = None
-    phase: Tensor | None = None
-    rate: Tensor | None = None
 
 
 class CouplingParameters(NamedTuple):
@@ -67,11 +56,12 @@ class Couplings(nn.Module):
     ) -> None:
         """kept: which of the event's D coordinates are kept. features: C, the context's share of the inputs."""
         super().__init__()
-        self.count = count
+        self.count, self.features = count, features
         self.moved = dimensions - len(kept)
         self.max_log_scale = max_log_scale
         self.activation = activation
         widths = [len(kept) * (1 + 2 * fourier) + features, *hidden, 2 * self.moved]
+        self.plan = GroupPlan(tuple(kept), self.moved, tuple(widths))
         layers = [[nn.Linear(wide, narrow) for _ in range(count)] for wide, narrow in itertools.pairwise(widths)]
         self.weights = nn.ParameterList([torch.stack([linear.weight.detach() for linear in row]) for row in layers])
         self.biases = nn.ParameterList([torch.stack([linear.bias.detach() for linear in row]) for row in layers])
@@ -82,11 +72,16 @@ class Couplings(nn.Module):
             self.weights[-1].mul_(OUTPUT_GAIN)
             self.biases[-1].zero_()
 
-    def unbind(self) -> list[CouplingParameters]:
+    def stacked(self) -> list[Tensor]:
+        """Every layer's weights, every layer's biases, and the gain, of all couplings."""
+        return [*self.weights, *self.biases, self.gain]
+
+    def unbind(self, stacked: Sequence[Tensor]) -> list[CouplingParameters]:
         """The parameters of each coupling, as views."""
-        weights = zip(*(weight.unbind(0) for weight in self.weights), strict=True)
-        biases = zip(*(bias.unbind(0) for bias in self.biases), strict=True)
-        return list(map(CouplingParameters, weights, biases, self.gain.unbind(0)))
+        layers = len(self.weights)
+        weights = zip(*(weight.unbind(0) for weight in stacked[:layers]), strict=True)
+        biases = zip(*(bias.unbind(0) for bias in stacked[layers:-1]), strict=True)
+        return list(map(CouplingParameters, weights, biases, stacked[-1].unbind(0)))
 
     def forward(self, kept: Tensor, conditions: Conditions, of: CouplingParameters) -> tuple[Tensor, Tensor]:
         """t and s, each (batch, moved), in the data's dtype also where autocast computes the network in another."""
@@ -131,14 +126,34 @@ class CouplingStack(nf.flows.Flow):
         self.count = count
         self.first = make((count + 1) // 2, halves[0])
         self.second = make(count // 2, halves[1]) if count > 1 else None
+        first = self.first
+        groups = (first,) if self.second is None else (first, self.second)
+        self.plan = Plan(
+            count,
+            first.activation,
+            len(first.octaves),
+            first.features,
+            INPUT_BOUND,
+            first.max_log_scale,
+            tuple(group.plan for group in groups),
+        )
         self.at_data = [len(halves[0]), len(halves[1])]
         self.at_noise = self.at_data if count % 2 == 0 else self.at_data[::-1]
 
     def inverse(self, z: Tensor, context: Conditions) -> tuple[Tensor, Tensor]:
         """Data to noise: (batch, D) -> (batch, D) and log |det|, (batch,)."""
+        parameters = self._stacked()
+        if not torch.compiler.is_compiling() and runs_compiled(self.plan, z, context, parameters):
+            plan, octaves = self.plan, self.first.octaves
+            if len(octaves) and z.dtype == torch.float64:  # one made in float32 keeps its rounded octaves
+                plan = plan._replace(longest=octaves[0].item())
+            return to_noise(plan, z, context, parameters, self._in_torch)
+        return self._in_torch(z, context, parameters)
+
+    def _in_torch(self, z: Tensor, context: Conditions, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         kept, moved = z.split(self.at_data, 1)
         log_scales = []
-        for couplings, of in self._sequence():
+        for couplings, of in self._sequence(parameters):
             shift, log_scale = couplings(kept, context, of)
             kept, moved = (moved - shift) * log_scale.exp(), kept
             log_scales.append(log_scale)
@@ -148,7 +163,7 @@ class CouplingStack(nf.flows.Flow):
         """Noise to data: undoes `inverse`."""
         kept, moved = z.split(self.at_noise, 1)
         log_scales = []
-        for couplings, of in reversed(self._sequence()):
+        for couplings, of in reversed(self._sequence(self._stacked())):
             shift, log_scale = couplings(moved, context, of)
             kept, moved = moved, kept * (-log_scale).exp() + shift
             log_scales.append(log_scale)
@@ -157,16 +172,21 @@ class CouplingStack(nf.flows.Flow):
     def initialize(self, z: Tensor, context: Conditions) -> None:
         """ActNorm's initialisation of every coupling in turn, from data to noise."""
         kept, moved = z.split(self.at_data, 1)
-        for couplings, of in self._sequence():
+        for couplings, of in self._sequence(self._stacked()):
             couplings.initialize(of, kept, moved, context)
             shift, log_scale = couplings(kept, context, of)
             kept, moved = (moved - shift) * log_scale.exp(), kept
 
-    def _sequence(self) -> list[tuple[Couplings, CouplingParameters]]:
+    def _stacked(self) -> list[Tensor]:
+        """The parameters of the first couplings, then of the second."""
+        return self.first.stacked() + ([] if self.second is None else self.second.stacked())
+
+    def _sequence(self, parameters: Sequence[Tensor]) -> list[tuple[Couplings, CouplingParameters]]:
         """Every coupling from data to noise."""
-        turns = [(self.first, self.first.unbind())]
+        size = len(self.first.stacked())
+        turns = [(self.first, self.first.unbind(parameters[:size]))]
         if self.second is not None:
-            turns.append((self.second, self.second.unbind()))
+            turns.append((self.second, self.second.unbind(parameters[size:])))
         return [(turns[index % 2][0], turns[index % 2][1][index // 2]) for index in range(self.count)]
 
 

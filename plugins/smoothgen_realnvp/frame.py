@@ -9,7 +9,8 @@ from torch import Tensor
 
 from smoothgen import frame
 from smoothgen.event import ContextSpec
-from smoothgen_realnvp.coupling import Conditions, waves
+from smoothgen_realnvp.compiled_couplings import Conditions
+from smoothgen_realnvp.coupling import waves
 
 DEFAULT_PERIOD = 8.0
 
