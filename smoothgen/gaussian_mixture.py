@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smoothgen.mixture_density import mixture_log_density
 from smoothgen.mixture_gradient import mixture_gradient
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -20,7 +21,7 @@ HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 def log_density(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     """log sum_k pi_k N(x; loc_k, s_k^2). x (...) -> (...), nats."""
-    return _LogDensity.apply(x, logits, loc, log_scale)
+    return mixture_log_density("gaussian", _LogDensity.apply, x, logits, loc, log_scale)
 
 
 class _LogDensity(torch.autograd.Function):

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from smoothgen.array_operations import Operations, arrays, tensor
 from smoothgen.event import EventSpec
+from smoothgen.mixture_density import mixture_log_density
 from smoothgen.mixture_gradient import mixture_gradient
 
 
 def log_density(x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     """log sum_k pi_k f((x - loc_k) / s_k) / s_k, f the standard logistic density. x (...) -> (...), nats."""
-    return _LogDensity.apply(x, logits, loc, log_scale)
+    return mixture_log_density("logistic", _LogDensity.apply, x, logits, loc, log_scale)
 
 
 class _LogDensity(torch.autograd.Function):
