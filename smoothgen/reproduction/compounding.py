@@ -91,7 +91,8 @@ class Compounding(Study):
                 by_position[name] = _position_curves(found)
                 by_known[name] = _known_curves(found)
         save_positions(directory / "compounding.png", by_position)
-        save_curves(directory / "compounding-known.png", by_known, "share of the chain given", "off support")
+        picture = directory / "compounding-known.png"
+        save_curves(picture, by_known, "share of the chain given", "off support", share_y=False)
         parts.append("![KL by position](compounding.png)")
         parts.append(
             "Samples that go on from the first positions of true chains: the share off the support, against how much "

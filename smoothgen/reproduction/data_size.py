@@ -70,9 +70,8 @@ class DataSize(Study):
         entropy = next(iter(outcomes.values())).numbers["entropy"]
         kinds = [row.name for row in load_rows(self.name).rows]
         curves = {stopping: _curves(numbers, kinds, stopping) for stopping in STOPPING}
-        save_curves(
-            directory / "data-size.png", curves, "training examples", "test nats", {"entropy": entropy}, log_x=True
-        )
+        y_label = "nats above the entropy, test"
+        save_curves(directory / "data-size.png", curves, "training examples", y_label, log_x=True, log_y=True)
         rows = [
             TableRow(name, numbers[name])
             for size in SIZES
@@ -87,7 +86,7 @@ class DataSize(Study):
                 "examples plus the entropy, so that their difference is overfitting and nothing else. Early stopping "
                 f"looks at a validation set of 1/{VALIDATION_SHARE} of the training set's size.",
                 markdown_table(COLUMNS, rows, "model, training examples"),
-                "![Test likelihood against the number of training examples](data-size.png)",
+                "![Gap of the test likelihood against the number of training examples](data-size.png)",
                 f"Settings: `smoothgen/reproduction/rows/{self.name}.yaml`.",
             ]
         )
@@ -101,7 +100,7 @@ def name_of(kind: str, size: int, stopping: str) -> str:
 def _curves(numbers: Found, kinds: Sequence[str], stopping: str) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for kind in kinds:
-        points = [(size, numbers.get(name_of(kind, size, stopping), {}).get("nll")) for size in SIZES]
+        points = [(size, numbers.get(name_of(kind, size, stopping), {}).get("gap")) for size in SIZES]
         curve = [(float(size), value.mean, value.stderr) for size, value in points if value is not None]
         if curve:
             curves[kind] = curve
