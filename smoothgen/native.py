@@ -50,14 +50,23 @@ def runs_in_c(*tensors: Tensor) -> bool:
     Not where autocast chooses the dtype, or inside a functional transform. torch.compile cannot trace this question:
     ask torch.compiler.is_compiling() before it.
     """
-    functorch = torch._C._functorch
-    return (
-        all(type(t) in PLAIN and t.device.type == "cpu" and t.dtype == tensors[0].dtype for t in tensors)
-        and torch.get_num_threads() <= MOST_THREADS
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
-        and not any(functorch.is_legacy_batchedtensor(t) or functorch.is_functorch_wrapped_tensor(t) for t in tensors)
-    )
+    if (
+        torch.get_num_threads() > MOST_THREADS
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return False
+    functorch, dtype = torch._C._functorch, tensors[0].dtype
+    for tensor in tensors:  # at every step of training, hence no generators
+        if (
+            type(tensor) not in PLAIN
+            or not tensor.is_cpu
+            or tensor.dtype != dtype
+            or functorch.is_legacy_batchedtensor(tensor)
+            or functorch.is_functorch_wrapped_tensor(tensor)
+        ):
+            return False
+    return True
 
 
 class NativeWarning(UserWarning):

@@ -74,7 +74,8 @@ class Couplings(nn.Module):
 
     def stacked(self) -> list[Tensor]:
         """Every layer's weights, every layer's biases, and the gain, of all couplings."""
-        return [*self.weights, *self.biases, self.gain]
+        # the dictionaries themselves: a ParameterList looks every item up by its name, which a small flow feels
+        return [*self.weights._parameters.values(), *self.biases._parameters.values(), self.gain]  # type: ignore[list-item]
 
     def unbind(self, stacked: Sequence[Tensor]) -> list[CouplingParameters]:
         """The parameters of each coupling, as views."""
