@@ -75,7 +75,7 @@ an operation costs.
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}g}"
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
 
 
 def verdict(row: dict[str, Any]) -> str:

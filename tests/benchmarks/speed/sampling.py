@@ -121,12 +121,14 @@ def equality(settings: Settings, filters: int, shape: Shape) -> Rows:
         whole = drawn["compiled_where_possible"].image
         raw = model.parameters_of(whole.movedim(-1, 1), request.given)
         replay = model.pixel.draw(logit_u, raw, model.shift, model.unit)
-    notes: dict[str, Any] = {f"{name} off": (s.image - replay).abs().max().item() for name, s in drawn.items()}
+    notes: dict[str, Any] = {"unit": "units of x"} | {
+        f"{name} off": (s.image - replay).abs().max().item() for name, s in drawn.items()
+    }
     notes |= {f"{name} passes": s.passes for name, s in drawn.items()}
     yield Row(
         "sampling",
         f"{filters} filters, largest difference from the replay",
-        max(notes[f"{n} off"] for n in drawn),
+        max(notes[f"{name} off"] for name in drawn),
         notes=notes,
     )
 
