@@ -169,7 +169,9 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: Any, gradient: Tensor | None, activated_gradient: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        if gradient is None and activated_gradient is None:
+            return None, None, None
         gates, shift, activated = ctx.saved_tensors
         shape = ctx.shape
         if _must_stay_in_torch(gradient, activated_gradient):
