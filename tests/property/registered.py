@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Generator, Tensor
 
 import smoothgen
 from smoothgen.component import ComponentConfig
@@ -22,6 +21,7 @@ from smoothgen.density_model import DensityModel, DensityModelConfig
 from smoothgen.dequantization import build_density
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.noise_kernel import NoiseKernelConfig
+from smoothgen.testing.material import CONTEXTS, context_spec, contexts_of, event_name, lopsided
 
 MADE = {"type": "made", "hidden": [16, 16], "components": 3}
 DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -84,9 +84,6 @@ LEAST_COORDINATES = {"realnvp": 2}
 NEEDS = {"zuko_nsf": "zuko"}
 """Libraries that are not installed everywhere."""
 
-NOISE_STD = 0.5
-CONTEXTS = ("no context", "features", "noisy copy", "noisy copy + features")
-
 
 @dataclass(frozen=True)
 class DensityCase:
@@ -120,37 +117,6 @@ class DensityCase:
                 for parameter in model.parameters():
                     parameter += noise * torch.randn_like(parameter)
         return model.to(device).eval()
-
-
-def lopsided(
-    event: EventSpec, n: int, dtype: torch.dtype = torch.float64, generator: Generator | None = None
-) -> Tensor:
-    """Data whose coordinates differ in place and spread, (n, *event.shape), on the levels if there are any."""
-    raw = torch.randn(n, event.dimensions, dtype=torch.float64, generator=generator)
-    place = torch.linspace(-0.3, 0.5, event.dimensions, dtype=torch.float64)
-    x = (place + (0.8 + place) * raw + 0.2 * raw[:, :1]).reshape(n, *event.shape)
-    return (x if event.levels is None else event.quantize(x)).to(dtype)
-
-
-def contexts_of(context: ContextSpec | None, x: Tensor, generator: Generator | None = None) -> Tensor | None:
-    """A context for each row of x: x with noise, or random numbers, or both."""
-    if context is None:
-        return None
-    noise = torch.randn(x.shape, dtype=torch.float64, generator=generator).to(x)
-    features = torch.randn(len(x), context.features, dtype=torch.float64, generator=generator).to(x)
-    if context.noisy_copy is None:
-        return features
-    return context.join(x + NOISE_STD * noise, features if context.features else None)
-
-
-def context_spec(kind: str, event: EventSpec) -> ContextSpec | None:
-    """One of CONTEXTS for this event."""
-    return {
-        "no context": None,
-        "features": ContextSpec(features=2),
-        "noisy copy": ContextSpec(noisy_copy=event.shape),
-        "noisy copy + features": ContextSpec(event.shape, (NOISE_STD,) * event.dimensions, features=1),
-    }[kind]
 
 
 def _of_ours(cls: type[ComponentConfig]) -> bool:
@@ -206,7 +172,7 @@ def density_params(*events: EventSpec, contexts: tuple[str, ...] = CONTEXTS) -> 
                 case,
                 event,
                 context_spec(kind, event),
-                id=f"{case.name}-{_name(event)}-{kind}",
+                id=f"{case.name}-{event_name(event)}-{kind}",
                 marks=_missing(case.config.type),
             )
             for case in density_cases()
@@ -223,8 +189,3 @@ def _missing(tag: str) -> list[pytest.MarkDecorator]:
     if library is None or importlib.util.find_spec(library) is not None:
         return []
     return [pytest.mark.skip(reason=f"{tag} needs {library}, which is not installed: extra peers")]
-
-
-def _name(event: EventSpec) -> str:
-    shape = "x".join(map(str, event.shape))
-    return shape if event.levels is None else f"{shape} of {event.levels} levels"

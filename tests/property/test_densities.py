@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from quadrature import Grid, chi_square, surprise
 from registered import (
     CONTEXTS,
     SENSITIVITY,
@@ -26,6 +25,7 @@ from smoothgen.density_model import DensityModel
 from smoothgen.dequantization import UniformDequantization
 from smoothgen.errors import ShapeError
 from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.testing.quadrature import Grid, chi_square, surprise
 
 pytestmark = pytest.mark.usefixtures("float64")
 

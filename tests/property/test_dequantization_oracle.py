@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from quadrature import chi_square
 from registered import MADE, contexts_of, kernel_config, lopsided
 from torch import Generator, Tensor
 
@@ -28,6 +27,7 @@ from smoothgen.lattice import draw_levels as decode
 from smoothgen.lattice import log_lattice_sum
 from smoothgen.noise_kernel import NoiseKernel
 from smoothgen.smoothed_model import SmoothedConfig, SmoothedModel
+from smoothgen.testing.quadrature import chi_square
 
 pytestmark = pytest.mark.usefixtures("float64")
 

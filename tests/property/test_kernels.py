@@ -11,7 +11,6 @@ import torch
 from exact import SIX_MODES, SMOOTHED, TWO_MODES, SmoothedMixture
 from hypothesis import given
 from hypothesis import strategies as st
-from quadrature import chi_square
 from registered import KERNEL_TAGS, kernel_config
 from torch import Generator, Tensor
 
@@ -20,6 +19,7 @@ from smoothgen.errors import ConfigError, NoClosedFormError, ShapeError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.noise_kernel import NoiseKernel, median_sigma
 from smoothgen.objectives import bound_terms
+from smoothgen.testing.quadrature import chi_square
 from smoothgen_inverters.conditional import ConditionalInverter
 
 pytestmark = pytest.mark.usefixtures("float64")
