@@ -7,8 +7,9 @@ import itertools
 import math
 from dataclasses import dataclass, field
 
-import safetensors.torch
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Generator, Tensor
 
 from smoothgen.density_model import DensityModel, DensityModelConfig
@@ -346,8 +347,8 @@ def saved(subject: DensitySubject) -> None:
     x, context = subject.rows(16)
     expected = values(model, x, context)
     values(restored, x, context)  # a cache filled now must not survive
-    file = safetensors.torch.save({name: value.contiguous() for name, value in model.state_dict().items()})
-    restored.load_state_dict(safetensors.torch.load(file))
+    file = save_tensors({name: value.contiguous() for name, value in model.state_dict().items()})
+    restored.load_state_dict(load_tensors(file))
     off = (values(restored, x, context) - expected).abs().max().item()
     require(off == 0.0, f"saved and loaded, log_prob differs by {off:.2g}: the state is not whole, or a cache is stale")
 
