@@ -31,17 +31,13 @@ SHARED = Path(__file__).parent / "c"
 """C files that any source may include."""
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 SECONDS = 120
+MOST_THREADS = 2
+"""With more threads torch's own operations share the work, and win over C code on one."""
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class NativeError(SmoothgenError, RuntimeError):
     """C code that cannot be compiled or loaded here: no compiler, a compiler that fails, nowhere to keep the result."""
-
-
-MOST_THREADS = 2
-"""With more threads torch's own operations share the work, and win over C code on one."""
-
-
-PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def runs_in_c(*tensors: Tensor) -> bool:

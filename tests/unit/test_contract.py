@@ -94,7 +94,7 @@ def pytest_with(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[
     (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
     path = [str(tmp_path), str(ROOT), str(ROOT / "plugins"), str(ROOT / "tests")]
     code = f"import sys; sys.path[:0] = {path!r}; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    plugin = [] if _installed() else ["-p", "smoothgen.testing.pytest_plugin"]
+    plugin = [] if _installed() else ["-p", "smoothgen.pytest_plugin"]
     command = [sys.executable, "-c", code, "-q", *plugin, *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
@@ -102,7 +102,7 @@ def pytest_with(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[
 def _installed() -> bool:
     from importlib.metadata import entry_points
 
-    return any(point.value == "smoothgen.testing.pytest_plugin" for point in entry_points(group="pytest11"))
+    return any(point.value == "smoothgen.pytest_plugin" for point in entry_points(group="pytest11"))
 
 
 def test_from_the_command_line(tmp_path):

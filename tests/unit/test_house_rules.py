@@ -81,6 +81,11 @@ def test_importing_smoothgen_does_not_import_torch():
     assert run_python("import smoothgen, sys; print('torch' in sys.modules)") == "False"
 
 
+def test_the_plugin_of_pytest_costs_others_nothing():
+    """pytest loads it wherever smoothgen is installed."""
+    assert run_python("import smoothgen.pytest_plugin, sys; print('torch' in sys.modules)") == "False"
+
+
 def test_every_public_name_can_be_imported():
     code = "import smoothgen; print(all(getattr(smoothgen, name) is not None for name in smoothgen.__all__))"
     assert run_python(code) == "True"
