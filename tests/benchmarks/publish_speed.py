@@ -47,6 +47,8 @@ convolutions here: the products that PixelCNN++ consists of.
 The baseline is a plain network of the public PyTorch kind with the same weights (`tests/plain_pixelcnnpp.py`: pads,
 convolves, permutes to a Linear, concat-ELU each time it is read), the mixture's formula as written, and Adam with its
 defaults. Before they are timed both are compared: outputs within 1e-5, gradients of all convolutions within 1e-4.
+*Aligned* is the default way to give x̃, with as many filters as the plain network, and with as few as give it the
+parameters of `stack`. {conditioning}
 """,
     "sampling": """## PixelCNN++: exact sampling
 
@@ -167,6 +169,21 @@ def growth_picture(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def conditioning() -> str:
+    """What equal training makes of both ways, from the results of tests/benchmarks/conditioning.py."""
+    runs = json.loads((RESULTS.parent / "conditioning_digits.json").read_text())["runs"]
+    told = []
+    for way in ("aligned", "stack"):
+        last = [run["curve"][-1] for run in runs if run["conditioning"] == way]
+        bits = sum(point["bits_per_dim"] for point in last) / len(last)
+        steps = sum(point["steps"] for point in last) / len(last)
+        told.append(f"{bits:.3f} bits per dimension after {steps:,.0f} steps ({way})")
+    return (
+        f"That it is no worse: on the digits, with equal parameters and {runs[0]['curve'][-1]['seconds']:.0f} CPU seconds, "
+        f"{len(runs) // 2} seeds, {' against '.join(told)} (`tests/benchmarks/conditioning.py`)."
+    )
+
+
 def main() -> None:
     measured = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else RESULTS).read_text())
     if measured["quick"]:
@@ -177,7 +194,7 @@ def main() -> None:
         rows = [row for row in measured["rows"] if row["notes"]["part"] == part]
         if not rows:
             continue
-        parts.append(TEXT[part].format(**measured))
+        parts.append(TEXT[part].format(**measured, conditioning=conditioning()))
         if part == "growth":
             growth_picture(rows, DOCS / "growth.png")
             parts.append(growth_table(rows) + "\n")
