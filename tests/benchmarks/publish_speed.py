@@ -178,8 +178,9 @@ def conditioning() -> str:
         bits = sum(point["bits_per_dim"] for point in last) / len(last)
         steps = sum(point["steps"] for point in last) / len(last)
         told.append(f"{bits:.3f} bits per dimension after {steps:,.0f} steps ({way})")
+    spent = runs[0]["curve"][-1]["seconds"]
     return (
-        f"That it is no worse: on the digits, with equal parameters and {runs[0]['curve'][-1]['seconds']:.0f} CPU seconds, "
+        f"That it is no worse: on the digits, with equal parameters and {spent:.0f} CPU seconds, "
         f"{len(runs) // 2} seeds, {' against '.join(told)} (`tests/benchmarks/conditioning.py`)."
     )
 
