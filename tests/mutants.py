@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from smoothgen.component import ComponentConfig
+from smoothgen.data_source import DataSource, DataSourceConfig, Split
 from smoothgen.density_model import DensityModel, DensityModelConfig
 from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.inverter import Inverter, InverterConfig
 from smoothgen.noise_kernel import NoiseKernel, NoiseKernelConfig
 from smoothgen.testing import Report, laws_of, subjects_of
 from smoothgen.testing.law import judge
 from smoothgen.testing.material import LEVELS, LINE, PLANE
+from smoothgen_inverters.conditional import ConditionalConfig, ConditionalInverter
 from smoothgen_kernels.gaussian import GaussianConfig
 from smoothgen_made.made import MADEConfig
 
@@ -295,6 +298,96 @@ class NoiseLeftBehind(Kernel):
         return super()._sample(x, generator) + torch.zeros(len(x), *x.shape[1:], dtype=x.dtype)
 
 
+class Inversion(ConditionalInverter):
+    """A sound inverter behind what a mutant changes: p(x | x_tilde) by a small MADE."""
+
+    def __init__(self, event: EventSpec, kernel: NoiseKernel, features: int) -> None:
+        config = ConditionalConfig(density=MADEConfig(hidden=(16, 16), components=2))
+        sound = config.build(event, kernel, features)
+        super().__init__(event, sound.context, sound.density)
+
+
+class ShiftedCopies(Inversion):
+    """Draws get the x_tilde of the row before."""
+
+    def invert(self, x_tilde, smoothed, kernel, *, context=None, generator=None):
+        return super().invert(x_tilde.roll(1, 0), smoothed, kernel, context=context, generator=generator)
+
+
+class MeanForDraw(Inversion):
+    """A draw pulled half way to x_tilde."""
+
+    def invert(self, x_tilde, smoothed, kernel, *, context=None, generator=None):
+        x = super().invert(x_tilde, smoothed, kernel, context=context, generator=generator)
+        return self.event.quantize(0.5 * (x + x_tilde))
+
+
+class FeaturesForgotten(Inversion):
+    """The features are not used."""
+
+    def invert(self, x_tilde, smoothed, kernel, *, context=None, generator=None):
+        context = None if context is None else torch.zeros_like(context)
+        return super().invert(x_tilde, smoothed, kernel, context=context, generator=generator)
+
+    def log_prob(self, x, x_tilde, *, context=None, generator=None):
+        context = None if context is None else torch.zeros_like(context)
+        return super().log_prob(x, x_tilde, context=context, generator=generator)
+
+
+class Source(DataSource):
+    """A standard normal in two coordinates, sound, behind what a mutant changes."""
+
+    fresh = True
+    seeds: ClassVar[dict[str, int]] = {"train": 1, "validation": 2, "test": 3}
+
+    def __init__(self) -> None:
+        super().__init__(EventSpec(shape=(2,)))
+
+    def split(self, name):
+        return self.draw(3000, Generator().manual_seed(self.seeds[name]))
+
+    def draw(self, n, generator):
+        return Split(torch.randn(n, 2, generator=generator))
+
+    def log_prob(self, x):
+        return -0.5 * x.square().sum(1) - math.log(2.0 * math.pi)
+
+    @property
+    def entropy(self):
+        return 1.0 + math.log(2.0 * math.pi)
+
+
+class TestIsTrain(Source):
+    """The test split is the training split."""
+
+    seeds: ClassVar[dict[str, int]] = {"train": 1, "validation": 2, "test": 1}
+
+
+class Restless(Source):
+    """Splits change from call to call."""
+
+    def split(self, name):
+        return Split(torch.randn(3000, 2))
+
+
+class WrongEntropy(Source):
+    """The entropy of another scale."""
+
+    @property
+    def entropy(self):
+        return 1.3 + math.log(2.0 * math.pi)
+
+
+class WildDraws(Source):
+    """Draws from the global generator."""
+
+    def draw(self, n, generator):
+        return Split(torch.randn(n, 2))
+
+    def split(self, name):
+        return Split(torch.randn(3000, 2, generator=Generator().manual_seed(self.seeds[name])))
+
+
 DENSITY_MUTANTS: dict[str, tuple[type[Density], set[str]]] = {
     "first coordinate blind to the context": (BlindFirstCoordinate, {"context-reaches"}),
     "wrong sign of the log-determinant": (WrongLogDet, {"mass", "samples"}),
@@ -327,6 +420,19 @@ KERNEL_MUTANTS: dict[str, tuple[type[Kernel], set[str]]] = {
 }
 
 
+INVERTER_MUTANTS: dict[str, tuple[type[Inversion], set[str]]] = {
+    "draws off by one row": (ShiftedCopies, {"samples"}),
+    "draws half way to the mean": (MeanForDraw, {"samples"}),
+    "features unused": (FeaturesForgotten, {"features-reach"}),
+}
+DATA_MUTANTS: dict[str, tuple[type[Source], set[str]]] = {
+    "the test split is the training split": (TestIsTrain, {"apart"}),
+    "splits that change": (Restless, {"splits"}),
+    "wrong entropy": (WrongEntropy, {"entropy"}),
+    "draws from the global generator": (WildDraws, {"draws"}),
+}
+
+
 def density_config(made: Callable[[EventSpec, ContextSpec | None], DensityModel]) -> DensityModelConfig:
     """A configuration, not registered, that builds a mutant."""
 
@@ -351,6 +457,38 @@ def kernel_config(made: Callable[[EventSpec], NoiseKernel]) -> NoiseKernelConfig
     return Config()
 
 
+def inverter_config(made: Callable[[EventSpec, NoiseKernel, int], Inverter]) -> InverterConfig:
+    """The same for an inverter."""
+
+    class Config(InverterConfig):
+        type: Literal["mutant"] = "mutant"
+
+        def build(self, event: EventSpec, kernel: NoiseKernel, features: int = 0) -> Inverter:
+            return made(event, kernel, features)
+
+    return Config()
+
+
+def data_config(made: Callable[[], DataSource]) -> DataSourceConfig:
+    """The same for a data source."""
+
+    class Config(DataSourceConfig):
+        type: Literal["mutant"] = "mutant"
+
+        def build(self) -> DataSource:
+            return made()
+
+    return Config()
+
+
+CONFIGS: dict[str, list[tuple[str, ComponentConfig, set[str]]]] = {
+    "density": [(name, density_config(made), laws) for name, (made, laws) in DENSITY_MUTANTS.items()],
+    "kernel": [(name, kernel_config(made), laws) for name, (made, laws) in KERNEL_MUTANTS.items()],
+    "inverter": [(name, inverter_config(made), laws) for name, (made, laws) in INVERTER_MUTANTS.items()],
+    "data": [(name, data_config(made), laws) for name, (made, laws) in DATA_MUTANTS.items()],
+}
+
+
 def judged(config: ComponentConfig, **settings: Any) -> Report:
     """By every law, on few events."""
     events = (PLANE, LEVELS) if isinstance(config, DensityModelConfig) else (LINE, PLANE)
@@ -365,11 +503,10 @@ def killers(config: ComponentConfig) -> list[str]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    print("| fault planted | killed by |\n|---|---|")
-    for name, (made, _) in DENSITY_MUTANTS.items():
-        print(f"| {name} | {', '.join(killers(density_config(made)))} |", flush=True)
-    for name, (kernel, _) in KERNEL_MUTANTS.items():
-        print(f"| kernel: {name} | {', '.join(killers(kernel_config(kernel)))} |", flush=True)
+    print("| part | fault planted | killed by |\n|---|---|---|")
+    for interface, mutants in CONFIGS.items():
+        for name, config, _ in mutants:
+            print(f"| {interface} | {name} | {', '.join(killers(config))} |", flush=True)
 
 
 if __name__ == "__main__":

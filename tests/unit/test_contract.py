@@ -7,14 +7,28 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutants import DENSITY_MUTANTS, KERNEL_MUTANTS, Density, Kernel, density_config, judged, kernel_config, killers
+from mutants import (
+    CONFIGS,
+    Density,
+    Inversion,
+    Kernel,
+    Source,
+    data_config,
+    density_config,
+    inverter_config,
+    judged,
+    kernel_config,
+    killers,
+)
 
 import smoothgen
 from smoothgen.component import ComponentConfig
 from smoothgen.errors import ConfigError
 from smoothgen.testing import BrokenLawError, check, laws_of
 from smoothgen.testing.material import PLANE
-from smoothgen_datasets.toy import ToyConfig
+from smoothgen_datasets.mixture import SixModesConfig
+from smoothgen_inverters.conditional import ConditionalConfig
+from smoothgen_inverters.gradient import GradientConfig
 from smoothgen_kernels.gaussian import GaussianConfig
 from smoothgen_kernels.laplace import LaplaceConfig
 from smoothgen_kernels.uniform import UniformConfig
@@ -28,7 +42,11 @@ SOUND: list[ComponentConfig] = [
     UniformConfig(sigma=(0.2)),
     MADEConfig(hidden=(16, 16)),
     RealNVPConfig(layers=4, hidden=(16,)),
+    ConditionalConfig(density=MADEConfig(hidden=(16, 16))),
+    GradientConfig(),
+    SixModesConfig(),
 ]
+MAY_NOT_APPLY = {"order", "learnable", "mass", "samples", "features-reach", "learns"}
 
 
 @pytest.mark.parametrize("config", SOUND, ids=lambda config: config.type)
@@ -36,37 +54,43 @@ def test_sound_parts_keep_the_contract(config):
     report = check(config)
     assert not report.broken
     held = {finding.law for finding in report.findings if finding.outcome == "holds"}
-    assert {law.name for law in laws_of(config)} - held <= {"order", "learnable"}, "a law that never applies"
+    assert {law.name for law in laws_of(config)} - held <= MAY_NOT_APPLY, "a law that never applies"
     assert "holds on" in str(report)
 
 
-def test_what_mutants_are_made_of_is_sound():
-    assert not judged(density_config(Density)).broken
-    assert not judged(kernel_config(Kernel)).broken
+@pytest.mark.parametrize(
+    "config",
+    [density_config(Density), kernel_config(Kernel), inverter_config(Inversion), data_config(Source)],
+    ids=lambda config: config.interface,
+)
+def test_what_mutants_are_made_of_is_sound(config):
+    assert not judged(config).broken
 
 
-@pytest.mark.parametrize("name", DENSITY_MUTANTS)
-def test_a_planted_fault_of_a_density_is_killed(name):
-    made, expected = DENSITY_MUTANTS[name]
-    assert expected <= set(killers(density_config(made)))
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        pytest.param(config, expected, id=f"{interface}: {name}")
+        for interface, mutants in CONFIGS.items()
+        for name, config, expected in mutants
+    ],
+)
+def test_a_planted_fault_is_killed(config, expected):
+    assert expected <= set(killers(config))
 
 
-@pytest.mark.parametrize("name", KERNEL_MUTANTS)
-def test_a_planted_fault_of_a_kernel_is_killed(name):
-    made, expected = KERNEL_MUTANTS[name]
-    assert expected <= set(killers(kernel_config(made)))
-
-
-def test_every_law_kills_some_mutant():
-    expected = [laws for _, laws in DENSITY_MUTANTS.values()] + [laws for _, laws in KERNEL_MUTANTS.values()]
-    killing = set.union(*expected)
-    named = {law.name for law in (*laws_of(MADEConfig()), *laws_of(GaussianConfig(sigma=1.0)))}
-    # what they say no part can get past: the base classes check shapes, and float32 is told by the gradient in float64
-    assert named - killing == {"refusals", "float32"}
+@pytest.mark.parametrize(
+    ("interface", "never"),
+    # what no mutant can get past: the base class checks shapes, and float32 is told by the gradient in float64
+    [("density", {"refusals", "float32"}), ("kernel", {"shapes"})],
+)
+def test_every_law_kills_some_mutant(interface, never):
+    killing = set.union(*(expected for _, _, expected in CONFIGS[interface]))
+    assert {law.name for law in laws_of(CONFIGS[interface][0][1])} - killing == never
 
 
 def test_a_broken_part_is_named_with_its_law_and_event():
-    config = density_config(DENSITY_MUTANTS["1 % of the mass missing"][0])
+    config = next(config for name, config, _ in CONFIGS["density"] if name == "1 % of the mass missing")
     with pytest.raises(BrokenLawError, match=r"breaks \d of its laws\n  .*mass on 2, no context: the mass is 0\.99"):
         check(config, events=[PLANE], contexts=["no context"])
     excused = {"mass": "known to leak", "order": "so do its conditionals"}
@@ -78,18 +102,17 @@ def test_a_broken_part_is_named_with_its_law_and_event():
 def test_wrong_questions_are_refused():
     with pytest.raises(ValueError, match="no such law: masses; there are shapes, refusals, mass"):
         check(MADEConfig(), leave_out={"masses": "typing error"})
-    source = smoothgen.installed().components["data"]["rings"]()
-    assert isinstance(source, ToyConfig)
-    with pytest.raises(ConfigError, match='not yet for interface "data"'):
-        check(source)
+    features = smoothgen.installed().components["features"]["classifier"]
+    with pytest.raises(ConfigError, match='not yet for interface "features"'):
+        check(features.model_construct())
 
 
 def pytest_with(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "mine.py").write_text(
         "from smoothgen_kernels.gaussian import GaussianConfig\n"
-        "from mutants import KERNEL_MUTANTS, kernel_config\n"
+        "from mutants import CONFIGS\n"
         "good = [GaussianConfig(sigma=0.3), GaussianConfig(sigma=2.0)]\n"
-        "bad = kernel_config(KERNEL_MUTANTS['log_prob not normalised'][0])\n"
+        "bad = next(c for name, c, _ in CONFIGS['kernel'] if name == 'log_prob not normalised')\n"
     )
     (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
     path = [str(tmp_path), str(ROOT), str(ROOT / "plugins"), str(ROOT / "tests")]
@@ -121,7 +144,7 @@ def test_from_the_command_line(tmp_path):
     [
         (["--smoothgen", "mine:nothing"], "module 'mine' has no attribute 'nothing'"),
         (["--smoothgen", "nowhere:x"], "No module named 'nowhere'"),
-        (["--smoothgen", "mine:KERNEL_MUTANTS"], "dict is no configuration of a part"),
+        (["--smoothgen", "mine:CONFIGS"], "dict is no configuration of a part"),
         (["--smoothgen", "mine:good", "--smoothgen-leave-out", "mas"], "no such law: mas; there are shapes"),
     ],
 )
