@@ -25,8 +25,9 @@ hide:
 # Speed
 
 Everything here was measured by one command, contenders taking turns (A B A B …) on one core; medians of {rounds} turns.
-A part of the page may come from a later call than another: the file of results says when each row was measured. A ratio is the baseline's time over ours, with the quartiles of the ratios turn by turn. Seconds are CPU
-seconds, as other work on a shared machine is then left out. *Asked* and *aim* were set before, from prototypes.
+A part of the page may come from a later call than another: the file of results says when each row was measured. A
+ratio is the baseline's time over ours, with the quartiles of the ratios turn by turn. Seconds are CPU seconds, as other
+work on a shared machine is then left out. *Asked* and *aim* were set before, from prototypes.
 
 <!-- not-run: half an hour -->
 ```bash
