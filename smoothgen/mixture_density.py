@@ -5,16 +5,15 @@ For two coordinates and a few components, the dozen operations of a mixture cost
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_int, c_long, c_void_p
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from smoothgen.native import SHARED, NativeError, library, runs_in_c
+from smoothgen.native import SHARED
+from smoothgen.native_operations import Operations, called, gradients_in_torch, runs_in_c
 
 Family = Literal["logistic", "gaussian"]
 InTorch = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -26,11 +25,18 @@ class _Rows(Structure):
     _fields_ = (("at", c_void_p), ("step", c_long))
 
 
+OPERATIONS = Operations(
+    SHARED,
+    "mixture_density.c",
+    {"log_density": (c_int, c_long, c_long, c_long, c_void_p, *[POINTER(_Rows)] * 3, *[c_void_p] * 5)},
+)
+
+
 def mixture_log_density(
     family: Family, in_torch: InTorch, x: Tensor, logits: Tensor, loc: Tensor, log_scale: Tensor
 ) -> Tensor:
     """log sum_k pi_k f((x - loc_k) / s_k) / s_k: x (...), the others (..., K) -> (...), nats."""
-    if not torch.compiler.is_compiling() and _fits(x, logits, loc, log_scale):
+    if _fits(x, logits, loc, log_scale):
         return _LogDensity.apply(FAMILIES[family], in_torch, x, logits, loc, log_scale)
     return in_torch(x, logits, loc, log_scale)
 
@@ -40,21 +46,8 @@ def _fits(x: Tensor, *parameters: Tensor) -> bool:
         x.numel() > 0
         and all(p.shape[:-1] == x.shape and p.shape == parameters[0].shape for p in parameters)
         and runs_in_c(x, *parameters)
-        and _native(x.dtype) is not None
+        and OPERATIONS.exist_for(x.dtype)
     )
-
-
-@lru_cache(maxsize=8)
-def _native(dtype: torch.dtype) -> ctypes.CDLL | None:
-    if dtype not in (torch.float32, torch.float64):
-        return None
-    try:
-        native = library(SHARED, "mixture_density.c", ("DOUBLE",) if dtype == torch.float64 else ())
-    except NativeError:
-        return None
-    arguments: list[Any] = [c_long, c_long, c_long, c_void_p, *[POINTER(_Rows)] * 3, *[c_void_p] * 5]
-    native.log_density.argtypes, native.log_density.restype = arguments, c_int
-    return native
 
 
 def _rows(parameter: Tensor) -> tuple[Tensor, _Rows]:
@@ -70,8 +63,6 @@ class _LogDensity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, family: int, in_torch: InTorch, x: Tensor, *parameters: Tensor) -> Tensor:
-        native = _native(x.dtype)
-        assert native is not None
         rows, count = x.numel(), parameters[0].shape[-1]
         dense_x = x.contiguous()
         flat = [_rows(parameter) for parameter in parameters]
@@ -81,10 +72,12 @@ class _LogDensity(torch.autograd.Function):
             derivatives = [torch.empty_like(dense_x), *(dense_x.new_empty(parameters[0].shape) for _ in range(3))]
         pointers: list[int | None] = [d.data_ptr() for d in derivatives]
         steps = [byref(row) for _, row in flat]
-        if native.log_density(
-            rows, count, family, dense_x.data_ptr(), *steps, out.data_ptr(), *(pointers or [None] * 4)
-        ):
-            raise MemoryError("no memory for a mixture's components")
+        called(
+            OPERATIONS.of(x.dtype).log_density(
+                rows, count, family, dense_x.data_ptr(), *steps, out.data_ptr(), *(pointers or [None] * 4)
+            ),
+            "a mixture's components",
+        )
         ctx.save_for_backward(x, *parameters, *derivatives)
         ctx.in_torch = in_torch
         return out
@@ -93,12 +86,8 @@ class _LogDensity(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         *inputs, d_x, d_logits, d_loc, d_log_scale = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled():
-            with torch.enable_grad():
-                out = ctx.in_torch(*inputs)
-                asked = [t for t, needed in zip(inputs, wanted, strict=True) if needed]
-                found = iter(torch.autograd.grad(out, asked, gradient, create_graph=True))
-            return (None, None, *(next(found) if needed else None for needed in wanted))
+        if torch.is_grad_enabled():  # a batch of gradients is no matter: what follows is torch's
+            return (None, None, *gradients_in_torch(ctx.in_torch, inputs, wanted, gradient))
         of_components = gradient.unsqueeze(-1)
         return (
             None,

@@ -21,9 +21,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from filelock import FileLock
-from torch import Tensor
 
 from smoothgen.errors import SmoothgenError
 
@@ -31,38 +29,10 @@ SHARED = Path(__file__).parent / "c"
 """C files that any source may include."""
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 SECONDS = 120
-MOST_THREADS = 2
-"""With more threads torch's own operations share the work, and win over C code on one."""
-PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class NativeError(SmoothgenError, RuntimeError):
     """C code that cannot be compiled or loaded here: no compiler, a compiler that fails, nowhere to keep the result."""
-
-
-def runs_in_c(*tensors: Tensor) -> bool:
-    """Whether C code may take these tensors in an operation of its own: on the CPU, in one dtype, in plain eager mode.
-
-    Not where autocast chooses the dtype, or inside a functional transform. torch.compile cannot trace this question:
-    ask torch.compiler.is_compiling() before it.
-    """
-    if (
-        torch.get_num_threads() > MOST_THREADS
-        or torch.is_autocast_enabled("cpu")
-        or torch._C._are_functorch_transforms_active()
-    ):
-        return False
-    functorch, dtype = torch._C._functorch, tensors[0].dtype
-    for tensor in tensors:  # at every step of training, hence no generators
-        if (
-            type(tensor) not in PLAIN
-            or not tensor.is_cpu
-            or tensor.dtype != dtype
-            or functorch.is_legacy_batchedtensor(tensor)
-            or functorch.is_functorch_wrapped_tensor(tensor)
-        ):
-            return False
-    return True
 
 
 class NativeWarning(UserWarning):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoothgen.native import NativeError, library
+from smoothgen.native_operations import Operations, address, called
 from smoothgen_pixelcnnpp.cache import ActivationCache
 from smoothgen_pixelcnnpp.convolutions import NormedConv
 from smoothgen_pixelcnnpp.head import Pinned, PixelDistribution
@@ -69,24 +69,22 @@ Plan = _structure(
     **_pointers("shift unit level_values"),
 )
 Request = _structure("Request", **_pointers("logit_u values known image raws"))
-STRUCTURES = (VerticalBlock, HorizontalBlock, Level, Plan, Request)
+ROWS = Operations(
+    DIRECTORY,
+    "rows.c",
+    {
+        "structure_sizes": (c_long, c_long),
+        "packed_size": (c_long, c_long, c_long),
+        "pack": (None, c_void_p, c_long, c_long, c_void_p),
+        "sample_row": (c_int, POINTER(Plan), POINTER(Request), *[c_long] * 4, POINTER(c_long)),
+    },
+    (VerticalBlock, HorizontalBlock, Level, Plan, Request),
+)
 
 
 def compiled_library(dtype: torch.dtype) -> ctypes.CDLL:
     """The compiled loop for float32 or float64. Raises NativeError where there can be none."""
-    if dtype not in (torch.float32, torch.float64):
-        raise NativeError(f"the compiled loop computes in float32 and float64, not {dtype}")
-    native = library(DIRECTORY, "rows.c", ("DOUBLE",) if dtype == torch.float64 else ())
-    native.packed_size.restype = native.structure_sizes.restype = c_long
-    native.packed_size.argtypes = [c_long, c_long]
-    native.structure_sizes.argtypes = [c_long]
-    native.pack.argtypes = [c_void_p, c_long, c_long, c_void_p]
-    native.sample_row.restype = c_int
-    native.sample_row.argtypes = [POINTER(Plan), POINTER(Request), *[c_long] * 4, POINTER(c_long)]
-    for which, structure in enumerate(STRUCTURES):
-        if native.structure_sizes(which) != ctypes.sizeof(structure):
-            raise NativeError(f"{structure.__name__} has another size in C: {native.structure_sizes(which)} bytes")
-    return native
+    return ROWS.of(dtype)
 
 
 class CompiledRows:
@@ -100,10 +98,8 @@ class CompiledRows:
         self, cache: ActivationCache, pixel: PixelDistribution, shift: Tensor, unit: Tensor, logit_u: Tensor
     ) -> None:
         self.cache, self.native = cache, compiled_library(logit_u.dtype)
-        self.logit_u, self.image = (
-            logit_u.contiguous(),
-            torch.zeros_like(logit_u, memory_format=torch.contiguous_format),
-        )
+        self.logit_u = logit_u.contiguous()
+        self.image = torch.zeros_like(self.logit_u)
         self.kept: list[Any] = []
         network = cache.network
         levels = (Level * len(cache.resolutions))(*map(self._level, range(len(cache.resolutions))))
@@ -136,11 +132,9 @@ class CompiledRows:
 
     def _pointer(self, tensor: Tensor | None) -> int | None:
         """Where a tensor lies; it is kept alive with this object."""
-        if tensor is None:
-            return None
-        assert tensor.is_contiguous()
+        assert tensor is None or tensor.is_contiguous()
         self.kept.append(tensor)
-        return tensor.data_ptr()
+        return address(tensor)
 
     def _packed(self, weight: Tensor) -> int:
         """A matrix (inputs, outputs) in the order the products want."""
@@ -261,8 +255,7 @@ class CompiledRows:
                     )
 
                 failed = work(parts[0]) if threads == 1 else any(pool.map(work, parts))
-                if failed:
-                    raise MemoryError("no memory for a row of the compiled sampler; draw fewer images at once")
+                called(failed, "a row of the compiled sampler; draw fewer images at once")
                 cache.leave_row()
                 after_row(row, raws)
         return self.image

@@ -82,3 +82,11 @@ def down_right_shifted(inputs: int, outputs: int, *, stride: int = 1, gain: floa
 def pointwise(inputs: int, outputs: int, *, gain: float = 1.0) -> NormedConv:
     """1 x 1."""
     return NormedConv(inputs, outputs, (1, 1), gain=gain)
+
+
+def with_ones(x: Tensor) -> Tensor:
+    """x and a channel of ones, which tells pixels from padding, laid out channels last for fast convolutions.
+
+    Laid out here: torch cannot tell the layout of a single channel, so what comes in may have lost it.
+    """
+    return torch.cat([x, torch.ones_like(x[:, :1])], dim=1).contiguous(memory_format=torch.channels_last)

@@ -6,10 +6,8 @@ writes all activations, and gradients of cropped convolutions are copied into ze
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_int, c_long, c_void_p
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smoothgen.native import NativeError, library, runs_in_c
+from smoothgen.native_operations import Operations, address, called, must_stay_in_torch, runs_in_c
 
 DIRECTORY = Path(__file__).parent / "native"
 MOST_TERMS = 8
@@ -29,6 +27,19 @@ class _Strided(Structure):
 
 class _Shape(Structure):
     _fields_ = (("channels", c_long), ("images", c_long), ("rows", c_long), ("columns", c_long))
+
+
+OPERATIONS = Operations(
+    DIRECTORY,
+    "elementwise.c",
+    {
+        "activate": (c_int, POINTER(_Shape), c_long, POINTER(_Strided), c_void_p),
+        "activate_back": (None, POINTER(_Shape), *[c_void_p] * 4, c_long, c_long),
+        "gate": (c_int, POINTER(_Shape), c_void_p, POINTER(_Strided), *[c_void_p] * 3),
+        "gate_back": (c_int, POINTER(_Shape), POINTER(_Strided), *[c_void_p] * 6, c_long, c_long),
+    },
+)
+WHAT = "a row of channels"
 
 
 def concat_elu(x: Tensor) -> Tensor:
@@ -43,7 +54,7 @@ def crop(x: Tensor, height: int, width: int, left: int = 0) -> Tensor:
 
 def activate_sum(terms: Sequence[Tensor], height: int, width: int) -> Tensor:
     """concat_elu of the sum of terms (batch, n, height or more, width or more): (batch, 2 n, height, width)."""
-    if not torch.compiler.is_compiling() and _fused(*terms) and len(terms) <= MOST_TERMS:
+    if _fused(*terms) and len(terms) <= MOST_TERMS:
         return _ActivateSum.apply(height, width, *terms)
     total = crop(terms[0], height, width)
     for term in terms[1:]:
@@ -56,7 +67,7 @@ def gate(value: Tensor, gates: Tensor, shift: Tensor | None = None) -> tuple[Ten
 
     value (batch, n, H, W); gates (batch, 2 n, H or more, W or more); shift (batch, 2 n, 1, 1).
     """
-    if not torch.compiler.is_compiling() and _fused(value, gates):
+    if _fused(value, gates):
         return _Gate.apply(value, gates, shift)
     out = _gated(value, gates, shift)
     return out, concat_elu(out)
@@ -72,33 +83,8 @@ def _fused(*tensors: Tensor) -> bool:
     return (
         all((t.stride(1) == 1 or t.shape[1] == 1) and t.numel() > 0 for t in tensors)
         and runs_in_c(*tensors)
-        and _native(tensors[0].dtype) is not None
+        and OPERATIONS.exist_for(tensors[0].dtype)
     )
-
-
-@lru_cache(maxsize=8)
-def _native(dtype: torch.dtype) -> ctypes.CDLL | None:
-    if dtype not in (torch.float32, torch.float64):
-        return None
-    try:
-        native = library(DIRECTORY, "elementwise.c", ("DOUBLE",) if dtype == torch.float64 else ())
-    except NativeError:
-        return None
-    signatures: list[tuple[Any, list[Any]]] = [
-        (native.activate, [POINTER(_Shape), c_long, POINTER(_Strided), c_void_p]),
-        (native.activate_back, [POINTER(_Shape), *[c_void_p] * 4, c_long, c_long]),
-        (native.gate, [POINTER(_Shape), c_void_p, POINTER(_Strided), *[c_void_p] * 3]),
-        (native.gate_back, [POINTER(_Shape), POINTER(_Strided), *[c_void_p] * 6, c_long, c_long]),
-    ]
-    for function, arguments in signatures:
-        function.argtypes, function.restype = arguments, c_int
-    native.activate_back.restype = None
-    return native
-
-
-def _called(result: int) -> None:
-    if result:
-        raise MemoryError("no memory for a row of channels")
 
 
 def _strided(tensor: Tensor) -> _Strided:
@@ -116,10 +102,6 @@ def _as_dense(tensor: Tensor) -> Tensor:
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
 class _ActivateSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, height: int, width: int, *terms: Tensor) -> Tensor:
@@ -127,7 +109,8 @@ class _ActivateSum(torch.autograd.Function):
         activated = _dense(terms[0], 2 * channels, height, width)
         strided = (_Strided * len(terms))(*map(_strided, terms))
         shape = _Shape(channels, batch, height, width)
-        _called(_native(activated.dtype).activate(byref(shape), len(terms), strided, _at(activated)))  # type: ignore[union-attr]
+        native = OPERATIONS.of(activated.dtype)
+        called(native.activate(byref(shape), len(terms), strided, address(activated)), WHAT)
         ctx.save_for_backward(activated)
         ctx.shape, ctx.sizes = shape, [tuple(term.shape[2:]) for term in terms]
         return activated
@@ -137,14 +120,14 @@ class _ActivateSum(torch.autograd.Function):
         (activated,) = ctx.saved_tensors
         shape, inner = ctx.shape, (ctx.shape.rows, ctx.shape.columns)
         outer = max(ctx.sizes, key=lambda size: size[0] * size[1])
-        if _must_stay_in_torch(gradient) or any(size not in (inner, outer) for size in ctx.sizes):
+        if must_stay_in_torch(gradient) or any(size not in (inner, outer) for size in ctx.sizes):
             total = _activated_back(activated, gradient)
             return (None, None, *(_padded(total, size) for size in ctx.sizes))
         gradient = _as_dense(gradient)
         padded = None if outer == inner else _dense(activated, shape.channels, *outer)
         dense = _dense(activated, shape.channels, *inner) if inner in ctx.sizes else None
-        _native(activated.dtype).activate_back(  # type: ignore[union-attr]
-            byref(shape), _at(activated), _at(gradient), _at(dense), _at(padded), *outer
+        OPERATIONS.of(activated.dtype).activate_back(
+            byref(shape), address(activated), address(gradient), address(dense), address(padded), *outer
         )
         return (None, None, *(dense if size == inner else padded for size in ctx.sizes))
 
@@ -156,11 +139,8 @@ class _Gate(torch.autograd.Function):
         value, shift = _as_dense(value), None if shift is None else shift.contiguous()
         out, activated = (_dense(value, n, height, width) for n in (channels, 2 * channels))
         shape = _Shape(channels, batch, height, width)
-        _called(
-            _native(value.dtype).gate(  # type: ignore[union-attr]
-                byref(shape), _at(value), byref(_strided(gates)), _at(shift), _at(out), _at(activated)
-            )
-        )
+        read, written = (address(value), byref(_strided(gates)), address(shift)), (address(out), address(activated))
+        called(OPERATIONS.of(value.dtype).gate(byref(shape), *read, *written), WHAT)
         ctx.save_for_backward(gates, shift, activated)
         ctx.shape = shape
         ctx.set_materialize_grads(False)
@@ -174,7 +154,7 @@ class _Gate(torch.autograd.Function):
             return None, None, None
         gates, shift, activated = ctx.saved_tensors
         shape = ctx.shape
-        if _must_stay_in_torch(gradient, activated_gradient):
+        if must_stay_in_torch(gradient, activated_gradient):
             total = 0.0 if activated_gradient is None else _activated_back(activated, activated_gradient)
             total = total if gradient is None else total + gradient
             assert isinstance(total, Tensor)
@@ -186,20 +166,10 @@ class _Gate(torch.autograd.Function):
         up, activated_up = (None if g is None else _as_dense(g) for g in (gradient, activated_gradient))
         to_value = _dense(gates, shape.channels, shape.rows, shape.columns)
         to_gates = _dense(gates, 2 * shape.channels, *gates.shape[2:])
-        _called(
-            _native(gates.dtype).gate_back(  # type: ignore[union-attr]
-                byref(shape),
-                byref(_strided(gates)),
-                *map(_at, (shift, activated, up, activated_up, to_value, to_gates)),
-                *gates.shape[2:],
-            )
-        )
+        tensors = map(address, (shift, activated, up, activated_up, to_value, to_gates))
+        native = OPERATIONS.of(gates.dtype)
+        called(native.gate_back(byref(shape), byref(_strided(gates)), *tensors, *gates.shape[2:]), WHAT)
         return to_value, to_gates, None if shift is None else to_gates.sum((2, 3), keepdim=True)
-
-
-def _must_stay_in_torch(*gradients: Tensor | None) -> bool:
-    """Whether the gradient is itself differentiated, or many gradients are taken at once by vmap."""
-    return torch.is_grad_enabled() or not runs_in_c(*(g for g in gradients if g is not None))
 
 
 def _shifted(gates: Tensor, shift: Tensor | None) -> Tensor:

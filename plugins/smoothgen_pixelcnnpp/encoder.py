@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from smoothgen_pixelcnnpp.blocks import Activation, GatedBlock, activate
-from smoothgen_pixelcnnpp.convolutions import NormedConv, pointwise
+from smoothgen_pixelcnnpp.convolutions import NormedConv, pointwise, with_ones
 from smoothgen_pixelcnnpp.elementwise import crop
 from smoothgen_pixelcnnpp.network import OUT_GAIN
 
@@ -45,8 +44,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x_tilde: Tensor) -> list[tuple[Tensor, ...]]:
-        with_ones = torch.cat([x_tilde, torch.ones_like(x_tilde[:, :1])], dim=1)
-        h = activate(self.first(with_ones.contiguous(memory_format=torch.channels_last)))
+        h = activate(self.first(with_ones(x_tilde)))
         levels: list[Activation] = []
         for level, blocks in enumerate(self.up):
             if level:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smoothgen_pixelcnnpp.blocks import Activation, GatedBlock, activate
-from smoothgen_pixelcnnpp.convolutions import NormedConv, down_right_shifted, down_shifted, pointwise
+from smoothgen_pixelcnnpp.convolutions import NormedConv, down_right_shifted, down_shifted, pointwise, with_ones
 from smoothgen_pixelcnnpp.elementwise import crop
 
 OUT_GAIN = 0.1
@@ -152,10 +151,9 @@ class Network(nn.Module):
         return result
 
     def _first(self, x: Tensor, keep: Callable[[str, Tensor], None]) -> tuple[Activation, Activation]:
-        """The first layer, shifted down and right, with a channel of ones that tells pixels from padding."""
+        """The first layer, shifted down and right."""
         height, width = x.shape[2:]
-        # laid out for fast convolutions here: with one channel only, torch could not tell
-        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1).contiguous(memory_format=torch.channels_last)
+        x = with_ones(x)
         keep("x", x)
         u = F.pad(crop(self.u_first(F.pad(x, (1, 1, 1, 0))), height - 1, width), (0, 0, 1, 0))
         above = F.pad(crop(self.h_above(F.pad(x, (1, 1, 0, 0))), height - 1, width), (0, 0, 1, 0))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int, c_long, c_void_p
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +12,14 @@ import torch
 from torch import Tensor
 
 from smoothgen.dense import KINDS, LARGEST
-from smoothgen.native import NativeError, library, runs_in_c
+from smoothgen.native_operations import (
+    Operations,
+    address,
+    called,
+    gradients_in_torch,
+    must_stay_in_torch,
+    runs_in_c,
+)
 
 DIRECTORY = Path(__file__).parent / "native"
 MOST_LAYERS = 16
@@ -46,6 +51,20 @@ class _Stack(Structure):
         *((name, c_void_p) for name in ["feature", "phase", "rate", "feature_gradient", "phase_gradient"]),
         ("group", _Group * 2),
     )
+
+
+OPERATIONS = Operations(
+    DIRECTORY,
+    "couplings.c",
+    {
+        "structure_sizes": (c_long, c_long),
+        "kept_size": (c_long, POINTER(_Stack)),
+        "to_noise": (c_int, POINTER(_Stack), c_void_p, c_long, *[c_void_p] * 3),
+        "to_noise_back": (c_int, POINTER(_Stack), *[c_void_p] * 4),
+    },
+    (_Group, _Stack),
+)
+WHAT = "the couplings of a flow"
 
 
 class Conditions(NamedTuple):
@@ -98,7 +117,7 @@ def runs_compiled(plan: Plan, z: Tensor, conditions: Conditions, parameters: Seq
         and all(len(group.widths) <= MOST_LAYERS for group in plan.groups)
         and all(p.is_contiguous() and p.numel() <= LARGEST * plan.couplings for p in parameters)
         and runs_in_c(z, *given, *parameters)
-        and _native(z.dtype) is not None
+        and OPERATIONS.exist_for(z.dtype)
     )
 
 
@@ -113,30 +132,8 @@ def to_noise(
     return _ToNoise.apply(plan, in_torch, z, *conditions, *parameters)
 
 
-@lru_cache(maxsize=8)
-def _native(dtype: torch.dtype) -> ctypes.CDLL | None:
-    if dtype not in (torch.float32, torch.float64):
-        return None
-    try:
-        native = library(DIRECTORY, "couplings.c", ("DOUBLE",) if dtype == torch.float64 else ())
-    except NativeError:
-        return None
-    native.structure_sizes.argtypes, native.structure_sizes.restype = [c_long], c_long
-    assert [native.structure_sizes(i) for i in (0, 1)] == [ctypes.sizeof(_Group), ctypes.sizeof(_Stack)]
-    native.kept_size.argtypes, native.kept_size.restype = [POINTER(_Stack)], c_long
-    signature: list[Any] = [POINTER(_Stack), c_void_p, c_long, c_void_p, c_void_p, c_void_p]
-    native.to_noise.argtypes, native.to_noise.restype = signature, c_int
-    signature = [POINTER(_Stack), *[c_void_p] * 4]
-    native.to_noise_back.argtypes, native.to_noise_back.restype = signature, c_int
-    return native
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
 def _pointers(tensors: Sequence[Tensor | None]) -> Any:
-    return (c_void_p * len(tensors))(*map(_at, tensors))
+    return (c_void_p * len(tensors))(*map(address, tensors))
 
 
 def _stack_of(
@@ -159,11 +156,11 @@ def _stack_of(
         bound=plan.bound,
         max_log_scale=plan.max_log_scale,
         longest=plan.longest,
-        feature=_at(features),
-        phase=_at(phase),
-        rate=_at(rate),
-        feature_gradient=_at(to_conditions[0]),
-        phase_gradient=_at(to_conditions[1]),
+        feature=address(features),
+        phase=address(phase),
+        rate=address(rate),
+        feature_gradient=address(to_conditions[0]),
+        phase_gradient=address(to_conditions[1]),
     )
     start = 0
     for index, (kept, moved, widths) in enumerate(plan.groups):
@@ -174,17 +171,22 @@ def _stack_of(
         group.widths = (c_long * (layers + 1))(*widths)
         group.coordinates = (c_long * len(kept))(*kept)
         group.weights, group.biases = _pointers(own[:layers]), _pointers(own[layers : 2 * layers])
-        group.gain = _at(own[-1])
+        group.gain = address(own[-1])
         if gradients is not None:
             to = gradients[start : start + 2 * layers + 1]
             group.weight_gradients, group.bias_gradients = _pointers(to[:layers]), _pointers(to[layers : 2 * layers])
-            group.gain_gradient = _at(to[-1])
+            group.gain_gradient = address(to[-1])
         start += 2 * layers + 1
     return stack
 
 
 def _rows_dense(tensor: AnyTensor) -> AnyTensor:
     return tensor if tensor is None or tensor.dim() == 1 or tensor.stride(1) == 1 else tensor.contiguous()
+
+
+def _as_twin(in_torch: InTorch) -> Callable[..., tuple[Tensor, Tensor]]:
+    """in_torch as a function of what `_ToNoise` takes, one tensor after the other."""
+    return lambda z, features, phase, rate, *parameters: in_torch(z, Conditions(features, phase, rate), parameters)
 
 
 class _ToNoise(torch.autograd.Function):
@@ -199,13 +201,12 @@ class _ToNoise(torch.autograd.Function):
         rate: Tensor | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        native = _native(z.dtype)
-        assert native is not None
+        native = OPERATIONS.of(z.dtype)
         z, features, phase = _rows_dense(z), _rows_dense(features), _rows_dense(phase)
         stack = _stack_of(plan, len(z), (features, phase, rate), parameters)
         kept, out, log_det = z.new_empty(native.kept_size(byref(stack))), z.new_empty(z.shape), z.new_empty(len(z))
-        if native.to_noise(byref(stack), _at(z), z.stride(0), _at(kept), _at(out), _at(log_det)):
-            raise MemoryError("no memory for the couplings of a flow")
+        written = map(address, (kept, out, log_det))
+        called(native.to_noise(byref(stack), address(z), z.stride(0), *written), WHAT)
         ctx.save_for_backward(z, features, phase, rate, kept, *parameters)
         ctx.plan, ctx.in_torch = plan, in_torch
         return out, log_det
@@ -214,32 +215,18 @@ class _ToNoise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, log_det_gradient: Tensor) -> tuple[Any, ...]:
         z, features, phase, rate, kept, *parameters = ctx.saved_tensors
         plan, wanted = ctx.plan, ctx.needs_input_grad
-        if torch.is_grad_enabled() or not runs_in_c(gradient, log_det_gradient):
-            return _back_in_torch(ctx, gradient, log_det_gradient)
+        if must_stay_in_torch(gradient, log_det_gradient):
+            inputs = [z, features, phase, rate, *parameters]
+            ups = (gradient, log_det_gradient)
+            return (None, None, *gradients_in_torch(_as_twin(ctx.in_torch), inputs, wanted[2:], ups))
         to_features = z.new_zeros(len(z), plan.features) if wanted[3] and features is not None else None
         to_phase = z.new_zeros(z.shape) if wanted[4] and phase is not None else None
         gradients = [torch.empty_like(p) if needed else None for p, needed in zip(parameters, wanted[6:], strict=True)]
         stack = _stack_of(plan, len(z), (features, phase, rate), parameters, gradients, (to_features, to_phase))
         to_z = z.new_empty(z.shape)
-        native = _native(z.dtype)
-        assert native is not None
+        native = OPERATIONS.of(z.dtype)
         up, log_det_up = gradient.contiguous(), log_det_gradient.contiguous()
-        if native.to_noise_back(byref(stack), _at(kept), _at(up), _at(log_det_up), _at(to_z)):
-            raise MemoryError("no memory for the couplings of a flow")
+        called(native.to_noise_back(byref(stack), *map(address, (kept, up, log_det_up, to_z))), WHAT)
         if to_phase is not None and phase is not None and phase.dim() == 1:
             to_phase = to_phase.sum(0)
         return (None, None, to_z, to_features, to_phase, None, *gradients)
-
-
-def _back_in_torch(ctx: Any, gradient: Tensor, log_det_gradient: Tensor) -> tuple[Any, ...]:
-    """The same, in operations that can be differentiated again, or run on many gradients at once."""
-    z, features, phase, rate, _, *parameters = ctx.saved_tensors
-    inputs = [z, features, phase, rate, *parameters]
-    wanted = [needed and t is not None for needed, t in zip(ctx.needs_input_grad[2:], inputs, strict=True)]
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        outputs = ctx.in_torch(z, Conditions(features, phase, rate), parameters)
-        asked = [t for t, needed in zip(inputs, wanted, strict=True) if needed and t is not None]
-        ups = (gradient, log_det_gradient)
-        found = iter(torch.autograd.grad(outputs, asked, ups, create_graph=again, allow_unused=True))
-    return (None, None, *(next(found) if needed else None for needed in wanted))

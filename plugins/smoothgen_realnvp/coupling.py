@@ -144,7 +144,7 @@ class CouplingStack(nf.flows.Flow):
     def inverse(self, z: Tensor, context: Conditions) -> tuple[Tensor, Tensor]:
         """Data to noise: (batch, D) -> (batch, D) and log |det|, (batch,)."""
         parameters = self._stacked()
-        if not torch.compiler.is_compiling() and runs_compiled(self.plan, z, context, parameters):
+        if runs_compiled(self.plan, z, context, parameters):
             plan, octaves = self.plan, self.first.octaves
             if len(octaves) and z.dtype == torch.float64:  # one made in float32 keeps its rounded octaves
                 plan = plan._replace(longest=octaves[0].item())

@@ -12,7 +12,7 @@ from smoothgen_realnvp import compiled_couplings
 from smoothgen_realnvp.compiled_couplings import Conditions, runs_compiled
 from smoothgen_realnvp.coupling import Couplings, CouplingStack
 
-pytestmark = pytest.mark.skipif(compiled_couplings._native(torch.float64) is None, reason="no C compiler here")
+pytestmark = pytest.mark.skipif(not compiled_couplings.OPERATIONS.exist_for(torch.float64), reason="no C compiler here")
 
 
 def stack_of(

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from smoothgen import dense as module
 from smoothgen.dense import ACTIVATIONS, dense
 
-needs_compiler = pytest.mark.skipif(module._native(torch.float64) is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(not module.OPERATIONS.exist_for(torch.float64), reason="no C compiler here")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from smoothgen_pixelcnnpp import elementwise
 from smoothgen_pixelcnnpp.elementwise import activate_sum, gate
 
-needs_compiler = pytest.mark.skipif(elementwise._native(torch.float64) is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(not elementwise.OPERATIONS.exist_for(torch.float64), reason="no C compiler here")
 sizes = st.integers(1, 4)
 
 

@@ -9,7 +9,6 @@ static void from_vertical(const Plan *p, long k, long image, long row, const lon
     const HorizontalBlock *block = l->h + b;
     const real *u = put_row(l, l->u_inputs + l->u[b].target * slot_size, image, places[k], n) + 2 * n;
     real *into = block->into + image * w * n;
-    set_rows(s->hidden, s->n_step, into, 0, n);
     for (long j = 0; j < w; j++) {
       memcpy(s->hidden + j * s->n_step, into + j * n, n * sizeof(real));
       memset(s->hidden + j * s->n_step + n, 0, (s->n_step - n) * sizeof(real));
