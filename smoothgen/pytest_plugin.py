@@ -55,15 +55,14 @@ class Contract(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         from smoothgen.testing import laws_of, subjects_of
+        from smoothgen.testing.law import refuse_unknown
 
         for number, config in enumerate(found(self.name)):
             laws = laws_of(config)
-            unknown = self.left_out - {law.name for law in laws}
-            if unknown:
-                raise pytest.UsageError(
-                    f"--smoothgen-leave-out: no such law: {', '.join(sorted(unknown))}; "
-                    f"there are {', '.join(law.name for law in laws)}"
-                )
+            try:
+                refuse_unknown(self.left_out, laws)
+            except ValueError as error:
+                raise pytest.UsageError(f"--smoothgen-leave-out: {error}") from error
             for subject in subjects_of(config):
                 for law in laws:
                     if law.name not in self.left_out:

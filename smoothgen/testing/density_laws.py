@@ -8,8 +8,6 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Generator, Tensor
 
 from smoothgen.density_model import DensityModel, DensityModelConfig
@@ -17,7 +15,16 @@ from smoothgen.dequantization import build_density
 from smoothgen.errors import NoClosedFormError, ShapeError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.testing.law import DoesNotApply, Law, require
-from smoothgen.testing.material import context_spec, contexts_of, event_name, lopsided
+from smoothgen.testing.material import (
+    context_spec,
+    contexts_of,
+    event_name,
+    generator_alone_decides,
+    load_state_of,
+    lopsided,
+    move_parameters,
+    without_gradient,
+)
 from smoothgen.testing.quadrature import Grid, chi_square, surprise
 
 CELLS = {1: 3000, 2: 400}
@@ -51,15 +58,7 @@ class DensitySubject:
 
     def model(self, dtype: torch.dtype = torch.float64, noise: float | None = None) -> DensityModel:
         """The same at every call."""
-        with torch.random.fork_rng():
-            torch.manual_seed(7)
-            built = build_density(self.config, self.event, self.context).to(dtype)
-            x = lopsided(self.event, 512, dtype)
-            built.initialize(x, contexts_of(self.context, x))
-            with torch.no_grad():
-                for parameter in built.parameters():
-                    parameter.add_((self.noise if noise is None else noise) * torch.randn_like(parameter))
-        return built.eval()
+        return built(self.config, self.event, self.context, dtype, self.noise if noise is None else noise)
 
     def rows(self, n: int, seed: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor | None]:
         """n examples and their contexts."""
@@ -81,6 +80,19 @@ class DensitySubject:
         levels = [self.event.low + k * self.event.bin_width for k in range(self.event.levels)]
         every = list(itertools.product(levels, repeat=self.event.dimensions))
         return torch.tensor(every, dtype=torch.float64).reshape(-1, *self.event.shape)
+
+
+def built(
+    config: DensityModelConfig, event: EventSpec, context: ContextSpec | None, dtype: torch.dtype, noise: float
+) -> DensityModel:
+    """Initialised on lopsided data, every parameter moved, evaluating: the same at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = build_density(config, event, context).to(dtype)
+        x = lopsided(event, 512, dtype)
+        model.initialize(x, contexts_of(context, x))
+        move_parameters(model, noise)
+    return model.eval()
 
 
 def drawn(seed: int = 11) -> Generator:
@@ -191,14 +203,7 @@ def _surprise(subject: DensitySubject, model: DensityModel, row: Tensor | None, 
 def generator_decides(subject: DensitySubject) -> None:
     model = subject.model()
     _, context = subject.rows(64)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        first = model.sample(64, context, generator=drawn(1))
-        torch.manual_seed(2)
-        again = model.sample(64, context, generator=drawn(1))
-        other = model.sample(64, context, generator=drawn(2))
-    require(torch.equal(first, again), "the same generator gives other samples: something draws without it")
-    require(not torch.equal(first, other), "another generator gives the same samples")
+    generator_alone_decides(lambda seed: model.sample(64, context, generator=drawn(seed)), "samples")
 
 
 def context_matters(subject: DensitySubject) -> None:
@@ -347,8 +352,7 @@ def saved(subject: DensitySubject) -> None:
     x, context = subject.rows(16)
     expected = values(model, x, context)
     values(restored, x, context)  # a cache filled now must not survive
-    file = save_tensors({name: value.contiguous() for name, value in model.state_dict().items()})
-    restored.load_state_dict(load_tensors(file))
+    load_state_of(model, restored)
     off = (values(restored, x, context) - expected).abs().max().item()
     require(off == 0.0, f"saved and loaded, log_prob differs by {off:.2g}: the state is not whole, or a cache is stale")
 
@@ -357,9 +361,7 @@ def learns(subject: DensitySubject) -> None:
     model = subject.model()
     x, context = subject.rows(64)
     model.log_prob(x, context, generator=drawn()).mean().backward()
-    left = [
-        n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())
-    ]
+    left = without_gradient(model)
     require(not left, f"parameters without a finite gradient: {', '.join(left)}")
 
 

@@ -6,8 +6,6 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Generator, Tensor, nn
 
 from smoothgen.density_model import DensityModel
@@ -15,7 +13,15 @@ from smoothgen.event import EventSpec
 from smoothgen.inverter import Inverter, InverterConfig
 from smoothgen.noise_kernel import NoiseKernel, NoiseKernelConfig
 from smoothgen.testing.law import DoesNotApply, Law, require
-from smoothgen.testing.material import NOISE_STD, event_name, lopsided
+from smoothgen.testing.material import (
+    NOISE_STD,
+    event_name,
+    generator_alone_decides,
+    load_state_of,
+    lopsided,
+    move_parameters,
+    without_gradient,
+)
 from smoothgen.testing.quadrature import Grid, surprise
 
 
@@ -55,20 +61,17 @@ class InverterSubject:
         return self.kernel_config.build(self.event).double()
 
     def smoothed(self) -> DensityModel:
-        """A density of x_tilde, with a context where there are features only in what the inverter sees."""
+        """A density of x_tilde, without a context: features are for the inverter alone."""
         return Normal(self.event.smoothed()).double().eval()
 
     def inverter(self, noise: float | None = None) -> Inverter:
         """The same at every call."""
         with torch.random.fork_rng():
             torch.manual_seed(7)
-            built = self.config.build(self.event, self.kernel(), self.features).double()
-            x, x_tilde, context = self.rows(512)
-            built.initialize(x, x_tilde, context)
-            with torch.no_grad():
-                for parameter in built.parameters():
-                    parameter.add_((self.noise if noise is None else noise) * torch.randn_like(parameter))
-        return built.eval()
+            inverter = self.config.build(self.event, self.kernel(), self.features).double()
+            inverter.initialize(*self.rows(512))
+            move_parameters(inverter, self.noise if noise is None else noise)
+        return inverter.eval()
 
     def rows(self, n: int, seed: int = 3) -> tuple[Tensor, Tensor, Tensor | None]:
         """Examples, their noisy copies, and their features."""
@@ -111,15 +114,9 @@ def shapes(subject: InverterSubject) -> None:
 def generator_decides(subject: InverterSubject) -> None:
     inverter = subject.inverter()
     _, x_tilde, context = subject.rows(64)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        first = subject.inverted(inverter, x_tilde, context)
-        torch.manual_seed(2)
-        again = subject.inverted(inverter, x_tilde, context)
-    require(torch.equal(first, again), "the same generator inverts to something else: something draws without it")
-    if inverter.has_density:
-        other = subject.inverted(inverter, x_tilde, context, seed=2)
-        require(not torch.equal(first, other), "another generator draws the same")
+    generator_alone_decides(
+        lambda seed: subject.inverted(inverter, x_tilde, context, seed), "inversions", random=inverter.has_density
+    )
 
 
 def mass(subject: InverterSubject) -> None:
@@ -213,8 +210,7 @@ def copies_and_state(subject: InverterSubject) -> None:
     expected = subject.inverted(inverter, x_tilde, context)
     subject.inverted(restored, x_tilde, context)  # a cache filled now must not survive
     twin = copy.deepcopy(inverter)
-    file = save_tensors({name: value.contiguous() for name, value in inverter.state_dict().items()})
-    restored.load_state_dict(load_tensors(file))
+    load_state_of(inverter, restored)
     with torch.no_grad():
         for parameter in inverter.parameters():
             parameter.zero_()
@@ -229,8 +225,7 @@ def learns(subject: InverterSubject) -> None:
         raise DoesNotApply("there is nothing to learn")
     x, x_tilde, context = subject.rows(64)
     inverter.log_prob(x, x_tilde, context=context, generator=Generator().manual_seed(1)).mean().backward()
-    trained = [(name, p.grad) for name, p in inverter.named_parameters() if p.requires_grad]
-    left = [name for name, slope in trained if slope is None or not slope.isfinite().all()]
+    left = without_gradient(inverter)
     require(not left, f"parameters without a finite gradient: {', '.join(left)}")
 
 

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from smoothgen.event import EventSpec
 from smoothgen.noise_kernel import NoiseKernel, NoiseKernelConfig
 from smoothgen.testing.law import DoesNotApply, Law, require
-from smoothgen.testing.material import event_name
-from smoothgen.testing.quadrature import Grid, LogDensity, surprise
+from smoothgen.testing.material import event_name, generator_alone_decides
+from smoothgen.testing.quadrature import Grid, surprise
 
 DRAWN = 400_000
 """So many that a standard deviation wrong by 1 % is ten or more standard errors off, for any usual shape of noise."""
@@ -29,23 +29,28 @@ class KernelSubject:
     def name(self) -> str:
         return event_name(self.event)
 
-    def kernel(self, dtype: torch.dtype = torch.float64) -> NoiseKernel:
-        return self.config.build(self.event).to(dtype)
+    def kernel(self) -> NoiseKernel:
+        return self.config.build(self.event).double()
 
-    def noise(self, n: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    def noise(self, n: int, seed: int = 1) -> Tensor:
         """Of n rows around 0.5."""
-        x = torch.full((n, *self.event.shape), 0.5, dtype=dtype)
-        return self.kernel(dtype).sample(x, generator=Generator().manual_seed(seed)).detach() - x
+        x = torch.full((n, *self.event.shape), 0.5, dtype=torch.float64)
+        return self.kernel().sample(x, generator=Generator().manual_seed(seed)).detach() - x
 
 
-def _log_density(kernel: NoiseKernel) -> LogDensity:
-    """Of the noise of one coordinate, around 0."""
+def _masses(subject: KernelSubject, cells: int, reach: float) -> tuple[Grid, Tensor]:
+    """Of the noise around 0, by quadrature, reaching so many sigma. Raises DoesNotApply but for one coordinate."""
+    if subject.event.dimensions != 1:
+        raise DoesNotApply("quadrature is for one coordinate")
+    kernel = subject.kernel()
+    scale = float(kernel.sigma.detach().max())
+    grid = Grid(1, cells, reach=reach * scale, width=scale)
 
     def log_density(e: Tensor) -> Tensor:
         rows = e.reshape(-1, *kernel.event.shape)
         return kernel.log_prob(rows, torch.zeros_like(rows)).detach()
 
-    return log_density
+    return grid, grid.masses(log_density, torch.zeros(1, dtype=torch.float64))
 
 
 def shapes(subject: KernelSubject) -> None:
@@ -60,12 +65,7 @@ def shapes(subject: KernelSubject) -> None:
 
 
 def mass(subject: KernelSubject) -> None:
-    if subject.event.dimensions != 1:
-        raise DoesNotApply("quadrature is for one coordinate")
-    kernel = subject.kernel()
-    scale = float(kernel.sigma.detach().max())
-    grid = Grid(1, 20_000, reach=400.0 * scale, width=scale)
-    total = grid.masses(_log_density(kernel), torch.zeros(1, dtype=torch.float64)).sum().item()
+    total = _masses(subject, cells=20_000, reach=400.0)[1].sum().item()
     require(abs(total - 1.0) < 2e-3, f"the mass is {total:.6f}, not 1")
 
 
@@ -81,12 +81,7 @@ def deviation(subject: KernelSubject) -> None:
 
 
 def samples(subject: KernelSubject) -> None:
-    if subject.event.dimensions != 1:
-        raise DoesNotApply("quadrature is for one coordinate")
-    kernel = subject.kernel()
-    scale = float(kernel.sigma.detach().max())
-    grid = Grid(1, 4000, reach=100.0 * scale, width=scale)
-    masses = grid.masses(_log_density(kernel), torch.zeros(1, dtype=torch.float64))
+    grid, masses = _masses(subject, cells=4000, reach=100.0)
     off = surprise(masses[None], grid.cell_of(subject.noise(20_000).flatten(1)), bins=25)
     require(off < 5.5, f"noise does not follow log_prob: {off:.1f} standard deviations off")
 
@@ -108,13 +103,7 @@ def symmetric(subject: KernelSubject) -> None:
 
 
 def generator_decides(subject: KernelSubject) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        first = subject.noise(64)
-        torch.manual_seed(2)
-        again, other = subject.noise(64), subject.noise(64, seed=2)
-    require(torch.equal(first, again), "the same generator gives other noise: something draws without it")
-    require(not torch.equal(first, other), "another generator gives the same noise")
+    generator_alone_decides(lambda seed: subject.noise(64, seed), "noise")
 
 
 def rows_apart(subject: KernelSubject) -> None:

@@ -69,13 +69,18 @@ class Report:
 def judge(part: str, laws: Iterable[Law], subjects: Iterable[Any], leave_out: Mapping[str, str]) -> Report:
     """Every law on every subject. leave_out: names of laws not to be judged, each with the reason."""
     report, laws = Report(part), list(laws)
-    unknown = set(leave_out) - {law.name for law in laws}
-    if unknown:
-        names = ", ".join(law.name for law in laws)
-        raise ValueError(f"no such law: {', '.join(sorted(unknown))}; there are {names}")
+    refuse_unknown(leave_out, laws)
     for subject in subjects:
         report.findings += [verdict(law, subject, leave_out) for law in laws]
     return report
+
+
+def refuse_unknown(names: Iterable[str], laws: Iterable[Law]) -> None:
+    """Raises ValueError for names that are none of the laws'."""
+    known = [law.name for law in laws]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"no such law: {', '.join(unknown)}; there are {', '.join(known)}")
 
 
 def verdict(law: Law, subject: Any, leave_out: Mapping[str, str] | None = None) -> Finding:

@@ -1,11 +1,16 @@
-"""What laws are judged on: events, contexts, and data whose coordinates cannot be mistaken for each other."""
+"""What laws are judged on and by: events, contexts, lopsided data, parts with moved parameters, pairs of draws."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Generator, Tensor
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Generator, Tensor, nn
 
 from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.testing.law import require
 
 LINE = EventSpec(shape=(1,))
 PLANE = EventSpec(shape=(2,))
@@ -51,3 +56,34 @@ def contexts_of(context: ContextSpec | None, x: Tensor, generator: Generator | N
     if context.noisy_copy is None:
         return features
     return context.join(x + NOISE_STD * noise, features if context.features else None)
+
+
+@torch.no_grad()
+def move_parameters(module: nn.Module, noise: float) -> None:
+    """Adds noise to every parameter, from the global generator: nothing is symmetric, nothing where it started."""
+    for parameter in module.parameters():
+        parameter.add_(noise * torch.randn_like(parameter))
+
+
+def load_state_of(module: nn.Module, into: nn.Module) -> None:
+    """One module's state dict, through safetensors, into another."""
+    file = save_tensors({name: value.contiguous() for name, value in module.state_dict().items()})
+    into.load_state_dict(load_tensors(file))
+
+
+def without_gradient(module: nn.Module) -> list[str]:
+    """Names of trained parameters that have no finite gradient."""
+    trained = [(name, p.grad) for name, p in module.named_parameters() if p.requires_grad]
+    return [name for name, slope in trained if slope is None or not slope.isfinite().all()]
+
+
+def generator_alone_decides(draw: Callable[[int], Tensor], what: str, random: bool = True) -> None:
+    """draw: given the seed of a generator. random: whether another seed has to give something else."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        first = draw(1)
+        torch.manual_seed(2)
+        again = draw(1)
+        other = draw(2)
+    require(torch.equal(first, again), f"the same generator gives other {what}: something draws without it")
+    require(not random or not torch.equal(first, other), f"another generator gives the same {what}")

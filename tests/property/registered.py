@@ -18,10 +18,10 @@ from pydantic import ValidationError
 import smoothgen
 from smoothgen.component import ComponentConfig
 from smoothgen.density_model import DensityModel, DensityModelConfig
-from smoothgen.dequantization import build_density
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.noise_kernel import NoiseKernelConfig
-from smoothgen.testing.material import CONTEXTS, context_spec, contexts_of, event_name, lopsided
+from smoothgen.testing.density_laws import built
+from smoothgen.testing.material import CONTEXTS, context_spec, event_name
 
 MADE = {"type": "made", "hidden": [16, 16], "components": 3}
 DENSITIES: dict[str, dict[str, dict[str, Any]]] = {
@@ -108,15 +108,7 @@ class DensityCase:
     ) -> DensityModel:
         """Untrained, but initialised on lopsided data and with noise on every parameter: nothing is symmetric."""
         noise = noise * SENSITIVITY.get(self.config.type, 1.0)
-        with torch.random.fork_rng():
-            torch.manual_seed(7)
-            model = build_density(self.config, event, context).to(dtype)
-            x = lopsided(event, 512, dtype)
-            model.initialize(x, contexts_of(context, x))
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter += noise * torch.randn_like(parameter)
-        return model.to(device).eval()
+        return built(self.config, event, context, dtype, noise).to(device)
 
 
 def _of_ours(cls: type[ComponentConfig]) -> bool:

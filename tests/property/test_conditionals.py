@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from registered import DensityCase, contexts_of, density_params, lopsided
+from registered import DensityCase, density_params
 from torch import Generator
 
 from smoothgen.density_model import DensityModel
 from smoothgen.errors import NoClosedFormError
 from smoothgen.event import EventSpec
+from smoothgen.testing.material import contexts_of, lopsided
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -9,22 +9,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from registered import (
-    CONTEXTS,
-    SENSITIVITY,
-    DensityCase,
-    context_spec,
-    contexts_of,
-    density_cases,
-    density_params,
-    lopsided,
-)
+from registered import SENSITIVITY, DensityCase, density_cases, density_params
 from torch import Generator, Tensor
 
 from smoothgen.density_model import DensityModel
 from smoothgen.dequantization import UniformDequantization
 from smoothgen.errors import ShapeError
 from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.testing.material import CONTEXTS, context_spec, contexts_of, lopsided
 from smoothgen.testing.quadrature import Grid, chi_square, surprise
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from registered import MADE, contexts_of, kernel_config, lopsided
+from registered import MADE, kernel_config
 from torch import Generator, Tensor
 
 import smoothgen
@@ -27,6 +27,7 @@ from smoothgen.lattice import draw_levels as decode
 from smoothgen.lattice import log_lattice_sum
 from smoothgen.noise_kernel import NoiseKernel
 from smoothgen.smoothed_model import SmoothedConfig, SmoothedModel
+from smoothgen.testing.material import contexts_of, lopsided
 from smoothgen.testing.quadrature import chi_square
 
 pytestmark = pytest.mark.usefixtures("float64")

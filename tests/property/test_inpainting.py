@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from exact import log_normal
-from registered import DensityCase, contexts_of, density_params, lopsided
+from registered import DensityCase, density_params
 from torch import Generator, Tensor
 
 import smoothgen
@@ -20,6 +20,7 @@ from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.inpainting import complete_both
 from smoothgen.particles import Particles
 from smoothgen.smoothed_model import SmoothedConfig, SmoothedModel
+from smoothgen.testing.material import contexts_of, lopsided
 from smoothgen_inverters.conditional import ConditionalInverter
 from smoothgen_kernels.gaussian import GaussianKernel
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from registered import contexts_of, lopsided
 from torch import Generator, Tensor
 
 from smoothgen import logistic_mixture
 from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.testing.material import contexts_of, lopsided
 from smoothgen_made.made import MADE, MADEConfig
 
 pytestmark = pytest.mark.usefixtures("float64")
