@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sets up an environment and does one job: python3 dev.py run | test | lint | docs | reproduce | setup.
+"""Sets up an environment and does one job: python3 dev.py run | test | lint | docs | reproduce | release | setup.
 
 Needs git and python3 (3.11 or newer), nothing else. The environment is .venv; it is made again when
 pyproject.toml or constraints.txt change.
@@ -25,6 +25,7 @@ EXTRAS = {
     "test": "[test]",
     "lint": "[test,dev]",
     "docs": "[docs]",
+    "release": "",
 }
 
 
@@ -75,6 +76,8 @@ def main() -> None:
         call(python, "-m", "mypy")
     elif job == "docs":
         call(python, "-m", "mkdocs", *(rest or ["build", "--strict"]), NO_MKDOCS_2_WARNING="1")
+    elif job == "release":
+        call(python, "tests/release.py", *rest)
 
 
 if __name__ == "__main__":
