@@ -154,7 +154,7 @@ def check_installed(wheel: Path, interpreter: str, work: Path, checklist: Checkl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--python", action="append", help="an interpreter to install into; repeatable; by default this one"
+        "--python", action="append", help="install into this one; repeatable; by default the one that runs"
     )
     parser.add_argument("--out", type=Path, help="JSON file for what was checked")
     options = parser.parse_args()
