@@ -20,6 +20,7 @@ from smoothgen.errors import ConfigError, SmoothgenError
 from smoothgen.evaluation.measure import check_measurable, measure
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
+from smoothgen.model_card import write_card
 from smoothgen.progress import Progress
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
 from smoothgen.sigma_search import SigmaSearch, with_found_sigma
@@ -168,6 +169,7 @@ def _train(
             run.write_metrics(metrics)
             if config.evaluate.metrics is None or "samples" in config.evaluate.metrics:
                 draw_pictures(run.path, config, model, baseline, data, policy)
+            write_card(run.path)
     policy.barrier()
     return Result(model, baseline, metrics, config, None if run is None else run.path, trainer.reports)
 
@@ -188,7 +190,10 @@ def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
 
 
 def load(run_dir: str | Path) -> SmoothedModel:
-    """The trained model of a run (or of `save_pretrained`), on the CPU, in evaluation mode. Raises CheckpointError."""
+    """The trained model of a run, of `save_pretrained`, or at `hf://owner/name`, on the CPU, in evaluation mode.
+
+    Raises CheckpointError; DependencyError for a model on the hub without the extra `hub`.
+    """
     return SmoothedModel.from_pretrained(run_dir)
 
 
