@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from smoothgen.commands import evaluate, listings, reproduce, train, use
+from smoothgen.commands import evaluate, listings, reproduce, train, ui, use
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ COMMANDS = (
     reproduce.reproduce,
     use.denoise,
     use.inpaint,
+    ui.ui,
     listings.plugins,
     listings.recipes,
     listings.schema,
