@@ -127,7 +127,7 @@ def fit(
         run = RunDirectory(Path(run_dir))
         with run.writing(resume) if policy.is_main else contextlib.nullcontext():
             policy.barrier()
-            from_checkpoint = resume and run.checkpoint.exists()
+            from_checkpoint = resume and run.has_checkpoint
             if resume and run.exists:
                 check_same(resolved(config, data), run)
             elif policy.is_main:

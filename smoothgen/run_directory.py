@@ -15,12 +15,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from smoothgen import __version__
-from smoothgen.checkpoint import write_atomically, write_json
+from smoothgen.checkpoint import finite, write_atomically, write_json
 from smoothgen.config import ExperimentConfig, read_yaml
 from smoothgen.errors import RunDirectoryError
 from smoothgen.registry import installed
 
-CHECKPOINT, METRICS, EXPERIMENT = "checkpoint.safetensors", "metrics.jsonl", "experiment.yaml"
+CHECKPOINT, FORMER, METRICS = "checkpoint.safetensors", "checkpoint.previous.safetensors", "metrics.jsonl"
+EXPERIMENT = "experiment.yaml"
 EVALUATION, SIGMA_SEARCH = "evaluation.json", "sigma_search.json"
 
 
@@ -35,6 +36,22 @@ class RunDirectory:
     def checkpoint(self) -> Path:
         """Where the state of an unfinished or finished training is."""
         return self.path / CHECKPOINT
+
+    @property
+    def former_checkpoint(self) -> Path:
+        """The checkpoint before that: what is left should the newest be damaged."""
+        return self.path / FORMER
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return self.checkpoint.exists() or self.former_checkpoint.exists()
+
+    def set_aside(self) -> Path:
+        """Renames a damaged checkpoint, so that nothing overwrites it and nothing takes it for whole."""
+        aside = self.checkpoint.with_name("checkpoint.damaged.safetensors")
+        self.checkpoint.replace(aside)
+        return aside
 
     @property
     def exists(self) -> bool:
@@ -82,7 +99,7 @@ class RunDirectory:
         """Appends one line to metrics.jsonl."""
         try:
             with (self.path / METRICS).open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(finite(record)) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"cannot write {self.path / METRICS}: {error.strerror}") from error
         self.records += 1

@@ -31,6 +31,12 @@ class TrainingData:
         context = self.examples.context
         return Split(self.examples.x[rows], None if context is None else context[rows])
 
+    def which(self, stage: str, step: int, micro: int, size: int, micro_batches: int) -> Tensor | None:
+        """The rows of the training split that a micro-batch holds, (size,); None for fresh draws."""
+        if self.source.fresh:
+            return None
+        return self._rows(stage, (step * micro_batches + micro) * size, size)
+
     def _rows(self, stage: str, first: int, size: int) -> Tensor:
         n = len(self.examples)
         parts, remaining, position = [], size, first
