@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from smoothgen.component import describe
 from smoothgen.config import TrainerConfig
-from smoothgen.data_source import AnyDataSource, DataSource, DataSourceConfig
+from smoothgen.data_source import SKETCH, AnyDataSource, DataSource, DataSourceConfig
 from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
 from smoothgen.dequantization import build_density
 from smoothgen.device import DeviceConfig, DevicePolicy, derived_seed
@@ -52,7 +52,8 @@ def fit_density(
     source = data if isinstance(data, DataSource) else _validated(AnyDataSource, data, "data").build()
     settings = _validated(TrainerConfig, trainer or {}, "trainer")
     policy = DevicePolicy(_validated(DeviceConfig, device or {}, "device"))
-    config: DensityModelConfig = _validated(AnyDensityModel, density, "density").resolve(source.split("train").x)
+    train = source.examples("train").sketch(SKETCH).x
+    config: DensityModelConfig = _validated(AnyDensityModel, density, "density").resolve(train)
     context = ContextSpec(features=source.features) if source.features else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "build"))

@@ -12,7 +12,7 @@ import torch
 
 from smoothgen.checkpoint import load_model, save_model
 from smoothgen.config import ExperimentConfig, StageName, load_config
-from smoothgen.data_source import DataSource
+from smoothgen.data_source import SKETCH, DataSource
 from smoothgen.density_model import DensityModel
 from smoothgen.dequantization import build_density
 from smoothgen.device import DevicePolicy, derived_seed
@@ -76,7 +76,7 @@ def assemble(
 
 def resolved(config: ExperimentConfig, source: DataSource) -> ExperimentConfig:
     """The configuration with its data-dependent values filled in; what only training finds stays as it is."""
-    train = source.split("train").x
+    train = source.examples("train").sketch(SKETCH).x
     smoothed = config.model().resolve(train)
     plain = None if config.baseline is None else config.baseline.resolve(train)
     parts = {"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter, "baseline": plain}

@@ -6,15 +6,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Generator, Tensor
 
 from smoothgen.device import derived_seed
 
-DRAWN = 2**20
-"""Up to so many examples a permutation is drawn whole and kept, 8 bytes each; beyond, a `Bijection` gives it."""
-PAGE = 2**16
-"""Places of a long order that are computed at a time."""
 ROUNDS = 8
 
 
@@ -26,8 +20,8 @@ class Bijection:
     until they fall below n.
     Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, sections 3 and 5; the hash is
     the finaliser of Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014, in Stafford's
-    variant 13. Not a cipher: of the statistics in tests/property/test_permutation.py two and three rounds fail some, four
-    pass all, and there are eight.
+    variant 13. Not a cipher: two and three rounds fail statistics of tests/property/test_permutation.py, four pass all
+    of them, and there are eight.
     """
 
     def __init__(self, n: int, seed: int) -> None:
@@ -79,24 +73,3 @@ def _hash(values: np.ndarray, key: np.uint64) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
-
-
-def page_length(n: int) -> int:
-    """How many places of an order of n `page` gives at a time: all of a short one."""
-    return n if n <= DRAWN else PAGE
-
-
-def page(n: int, index: int, seed: int) -> Tensor:
-    """Places index * page_length(n) and on of a random order of 0 .. n - 1, int64, on the CPU."""
-    if n <= DRAWN:
-        return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    places = np.arange(index * PAGE, min(n, (index + 1) * PAGE))
-    return torch.from_numpy(Bijection(n, seed)(places))
-
-
-def chosen(n: int, count: int, generator: Generator) -> Tensor:
-    """Up to `count` of 0 .. n - 1, none twice, in random order, int64, on the CPU."""
-    if n <= DRAWN:
-        return torch.randperm(n, generator=generator, device=generator.device).cpu()[:count]
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    return torch.from_numpy(Bijection(n, seed)(np.arange(min(count, n))))

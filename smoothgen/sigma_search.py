@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from smoothgen.config import ExperimentConfig, StageOverrides, TrainerConfig
-from smoothgen.data_source import DataSource, Split
+from smoothgen.data_source import SKETCH, DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, Interrupted, NonFiniteError
@@ -23,6 +23,7 @@ from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import plan
 from smoothgen.successive_halving import Rung, refined, successive_halving, winner
 from smoothgen.trainer import trainer_of
+from smoothgen.training_data import placed
 
 Parts = tuple[ExperimentConfig, SmoothedModel, DensityModel | None]
 Assemble = Callable[[ExperimentConfig, DataSource], Parts]
@@ -52,7 +53,7 @@ class SigmaSearch:
         self.progress = progress or Progress(enabled=False)
         settings = config.trainer.sigma_search
         self.steps = settings.steps or max(1, config.trainer.max_steps // 20)
-        self.median = median_sigma(data.split("train").x)
+        self.median = median_sigma(data.examples("train").sketch(SKETCH).x)
         self.candidates = _log_spaced(self.median * settings.low, self.median * settings.high, settings.candidates)
 
     def checked(self) -> Parts:
@@ -66,7 +67,7 @@ class SigmaSearch:
                 f'{config.name}: kernel.sigma: "auto" needs a bound to compare, which inverter '
                 f'"{config.inverter.type}" does not give; use inverter type: conditional, or give a number or "median"'
             )
-        self.data.split("validation")
+        self.data.examples("validation")
         for stage in plan(config, model, baseline):
             stage.check_divisible(self.policy.world)
         return config, model, baseline
@@ -162,9 +163,7 @@ class SigmaSearch:
         return model
 
     def _validation(self) -> Split:
-        split, most = self.data.split("validation"), self.config.trainer.validation_examples
-        context = None if split.context is None else self.policy.place(split.context[:most])
-        return Split(self.policy.place(split.x[:most]), context)
+        return placed(self.data.examples("validation").first(self.config.trainer.validation_examples), self.policy)
 
 
 def summary(record: dict[str, Any]) -> str:

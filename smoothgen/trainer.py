@@ -36,7 +36,7 @@ from smoothgen.sharding import (
 from smoothgen.signals import StopSignals
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import Stage, plan, schedule
-from smoothgen.training_data import TrainingData
+from smoothgen.training_data import TrainingData, placed
 
 CHECKPOINT_KIND = "checkpoint"
 
@@ -118,7 +118,7 @@ class Trainer:
         """
         saved = self._read_checkpoint() if resume and self.run and self.run.checkpoint.exists() else None
         first = 0 if saved is None else saved[1]["stage"]
-        with self.stop.listening():
+        with self.stop.listening(), self.data.reading():
             for index, stage in enumerate(self.stages[first:], start=first):
                 self._train_stage(index, stage, saved if index == first else None)
         self.trainees.eval()
@@ -387,14 +387,12 @@ class Trainer:
 
     def _validation_split(self, source: DataSource) -> Split | None:
         try:
-            split = source.split("validation")
+            validation = source.examples("validation")
         except DataError:
             if any(stage.settings.patience for stage in self.stages):
                 raise
             return None
-        most = self.config.validation_examples
-        context = None if split.context is None else self.policy.place(split.context[:most])
-        return Split(self.policy.place(split.x[:most]), context)
+        return placed(validation.first(self.config.validation_examples), self.policy)
 
     def _stopping(self, step: int) -> bool:
         """Whether a signal came; several processes agree on it every few steps."""

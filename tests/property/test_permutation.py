@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, chi2
 
-from smoothgen.permutation import DRAWN, PAGE, Bijection, chosen, page, page_length
+from smoothgen.permutation import Bijection
+from smoothgen.row_order import DRAWN, PAGE, chosen, page, page_length, spread
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**63 - 1))
@@ -130,10 +131,18 @@ def test_a_choice_repeats_nothing(n):
     first, again, other = (chosen(n, 1000, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert len(first.unique()) == len(first) == min(n, 1000)
-    assert 0 <= int(first.min()) and int(first.max()) < n
+    assert int(first.min()) >= 0 and int(first.max()) < n
 
 
 def test_impossible_sizes_are_refused():
     for n in (0, 2**62):
         with pytest.raises(ValueError, match="n must be between"):
             Bijection(n, 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 100, 60_000, 2**24 + 1, 2**25 - 1, 10**12])
+def test_an_even_choice_stays_inside_and_reaches_both_ends(n):
+    rows = spread(n, 2000)
+    assert len(rows) == min(n, 2000)
+    assert rows[0] == 0 and rows[-1] == n - 1
+    assert bool((rows.diff() > 0).all())
