@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,55 +22,16 @@ from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.diagnosis import bad_gradient, first_bad_output
 from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError
-from smoothgen.objectives import Objective
 from smoothgen.progress import Progress
 from smoothgen.run_directory import RunDirectory
-from smoothgen.sharding import (
-    full_optimizer_state,
-    full_state,
-    load_full_optimizer_state,
-    load_full_state,
-    local_shard,
-    whole,
-)
+from smoothgen.sharding import full_state, local_shard, whole
 from smoothgen.signals import StopSignals
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import Stage, plan, schedule
 from smoothgen.training_data import TrainingData, placed
+from smoothgen.training_state import Position, Training, section
 
 CHECKPOINT_KIND = "checkpoint"
-
-
-@dataclass
-class Position:
-    """How far a stage is: everything of its state that is not a tensor."""
-
-    step: int = 0
-    best_loss: float = math.inf
-    best_step: int = 0
-    without_improvement: int = 0
-    loss_sum: Any = 0.0
-    """Sum of the losses since the last log line: a tensor while it is on an accelerator."""
-    loss_count: int = 0
-
-    def out_of_patience(self, patience: int) -> bool:
-        """Whether so many validations (0: any number) went by without a new best that the stage ends."""
-        return 0 < patience <= self.without_improvement
-
-
-@dataclass
-class Training:
-    """The state of the stage in progress."""
-
-    objective: Objective
-    wrapped: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: ExponentialMovingAverage
-    parameters: list[nn.Parameter]
-    position: Position = field(default_factory=Position)
-    best: dict[str, Tensor] = field(default_factory=dict)
-    failed_at: Tensor | None = None
-    """On an accelerator: the first step that was not finite, or -1; read when something is logged."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +141,7 @@ class Trainer:
         average = ExponentialMovingAverage(parameters, settings.ema_decay)
         training = Training(objective, wrapped, optimizer, average, parameters)
         if restored and saved is not None:
-            self._restore(training, *saved)
+            training.restore(*saved, self.policy)
         return training
 
     def _step(self, stage: Stage, training: Training) -> tuple[float | Tensor, float | Tensor]:
@@ -330,31 +291,18 @@ class Trainer:
         if self.run is None:
             return
         tensors = {f"trainees/{name}": value for name, value in self.trainees.state_dict().items()}
-        position: dict[str, Any] = {}
-        groups: list[dict[str, Any]] = []
-        if training is not None:
-            position = vars(training.position) | {"loss_sum": float(training.position.loss_sum)}
-            tensors |= {f"weights/{name}": value for name, value in full_state(training.objective).items()}
-            with training.average.applied():
-                tensors |= {f"average/{name}": value for name, value in full_state(training.objective).items()}
-            tensors |= {f"best/{name}": value for name, value in training.best.items()}
-            states, groups = full_optimizer_state(training.objective, training.optimizer)
-            tensors |= {f"optimizer/{name}": value for name, value in states.items()}
+        own, values = ({}, {"position": {}, "optimizer_groups": []}) if training is None else training.state()
         if self.policy.is_main:
-            write_tensors(
-                self.run.checkpoint,
-                tensors,
-                {
-                    "kind": CHECKPOINT_KIND,
-                    "format": FORMAT,
-                    "stage": index,
-                    "stages": [stage.name for stage in self.stages],
-                    "position": position,
-                    "optimizer_groups": groups,
-                    "records": self.run.records,
-                    "micro_batches": self.policy.world * (self.stages[index].settings.accumulate if training else 1),
-                },
-            )
+            metadata = {
+                "kind": CHECKPOINT_KIND,
+                "format": FORMAT,
+                "stage": index,
+                "stages": [stage.name for stage in self.stages],
+                **values,
+                "records": self.run.records,
+                "micro_batches": self.policy.world * (self.stages[index].settings.accumulate if training else 1),
+            }
+            write_tensors(self.run.checkpoint, tensors | own, metadata)
         self.policy.barrier()
 
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -370,20 +318,10 @@ class Trainer:
                     f"{self.run.checkpoint} was written with {metadata['micro_batches']} micro-batches a step "
                     f"(accumulate x processes), this run has {parts}; continue with the same product"
                 )
-        load_weights(self.trainees, _section(tensors, "trainees"), self.run.checkpoint)
+        load_weights(self.trainees, section(tensors, "trainees"), self.run.checkpoint)
         if self.policy.is_main:
             self.run.rewind(metadata["records"])
         return tensors, metadata
-
-    def _restore(self, training: Training, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        training.position = Position(**metadata["position"])
-        training.best = {name: self.policy.place(value) for name, value in _section(tensors, "best").items()}
-        load_full_state(training.objective, _section(tensors, "average"))
-        training.average.average = [tensor.detach().clone() for tensor in training.average.live]
-        load_full_state(training.objective, _section(tensors, "weights"))
-        load_full_optimizer_state(
-            training.objective, training.optimizer, _section(tensors, "optimizer"), metadata["optimizer_groups"]
-        )
 
     def _validation_split(self, source: DataSource) -> Split | None:
         try:
@@ -430,8 +368,3 @@ def _clip(parameters: list[nn.Parameter], limit: float, synchronous: bool) -> Te
         factor = limit / torch.clamp(norm, min=limit)
         torch._foreach_mul_([local_shard(gradient) for gradient in gradients], factor)
     return norm
-
-
-def _section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,84 @@
+"""What several commands take, and how it becomes a device, examples, numbers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
+    from smoothgen.device import DevicePolicy
+    from smoothgen.smoothed_model import SmoothedModel
+
+RunArgument = Annotated[Path, typer.Argument(help="Directory of a finished run.", metavar="RUN")]
+ConfigArgument = Annotated[str, typer.Argument(help="A recipe's name or a YAML file.", metavar="CONFIG|RECIPE")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(help="trainer.max_steps=1000 and the like.", metavar="[KEY=VALUE]...")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
+OutOption = Annotated[Path | None, typer.Option(help="File to write: .npy, .npz, .csv, .safetensors or .png.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def seed_numbers(text: str) -> list[int]:
+    """The numbers of the option --seeds. Raises ConfigError."""
+    from smoothgen.errors import ConfigError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f'--seeds: expected whole numbers with commas between, got "{text}"') from None
+
+
+def free_directory(wanted: Path) -> Path:
+    """The directory itself, or the first of wanted-2, wanted-3, ... that does not exist."""
+    path, number = wanted, 1
+    while path.exists():
+        number += 1
+        path = wanted.with_name(f"{wanted.name}-{number}")
+    return path
+
+
+def console_of_output() -> Console:
+    """Standard output, wide enough for the tables where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def policy_of(device: str) -> DevicePolicy:
+    """The policy for the option --device. Raises ConfigError and DeviceError."""
+    from smoothgen.component import describe
+    from smoothgen.device import DeviceConfig, DevicePolicy
+    from smoothgen.errors import ConfigError
+
+    try:
+        config = DeviceConfig.model_validate({"device": device})
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        message = describe(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"--device: {message}") from error
+    return DevicePolicy(config)
+
+
+def examples_of(path: Path, key: str | None, model: SmoothedModel, policy: DevicePolicy) -> Tensor:
+    """What a file holds as examples of the model, in data units, on the device. Values may be nan."""
+    import torch
+
+    from smoothgen.errors import DataError
+    from smoothgen.tables import read_table
+
+    values = read_table(path, key).values
+    if values.shape[1:] != model.event_shape:
+        if values[0].size != model.event.dimensions:
+            raise DataError(f"{path}: examples have shape {values.shape[1:]}, the model's {model.event_shape}")
+        values = values.reshape(-1, *model.event_shape)
+    # units of their own may need all digits, which Apple's GPUs do not have
+    wide = bool(model.event.scale) and not policy.place(torch.zeros(())).is_mps
+    return policy.place(torch.tensor(values, dtype=torch.float64 if wide else torch.float32))

@@ -1,0 +1,75 @@
+"""The state of a stage in progress, as tensors and plain values and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smoothgen.device import DevicePolicy
+from smoothgen.ema import ExponentialMovingAverage
+from smoothgen.objectives import Objective
+from smoothgen.sharding import full_optimizer_state, full_state, load_full_optimizer_state, load_full_state
+
+
+@dataclass
+class Position:
+    """How far a stage is: everything of its state that is not a tensor."""
+
+    step: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    without_improvement: int = 0
+    loss_sum: Any = 0.0
+    """Sum of the losses since the last log line: a tensor while it is on an accelerator."""
+    loss_count: int = 0
+
+    def out_of_patience(self, patience: int) -> bool:
+        """Whether so many validations (0: any number) went by without a new best that the stage ends."""
+        return 0 < patience <= self.without_improvement
+
+
+@dataclass
+class Training:
+    """The state of the stage in progress."""
+
+    objective: Objective
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: ExponentialMovingAverage
+    parameters: list[nn.Parameter]
+    position: Position = field(default_factory=Position)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    failed_at: Tensor | None = None
+    """On an accelerator: the first step that was not finite, or -1; read when something is logged."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All of the state: whole tensors, by "section/name", and plain values. Every process takes part."""
+        tensors = {f"weights/{name}": value for name, value in full_state(self.objective).items()}
+        with self.average.applied():
+            tensors |= {f"average/{name}": value for name, value in full_state(self.objective).items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        states, groups = full_optimizer_state(self.objective, self.optimizer)
+        tensors |= {f"optimizer/{name}": value for name, value in states.items()}
+        position = vars(self.position) | {"loss_sum": float(self.position.loss_sum)}
+        return tensors, {"position": position, "optimizer_groups": groups}
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any], policy: DevicePolicy) -> None:
+        """The inverse of `state`."""
+        self.position = Position(**values["position"])
+        self.best = {name: policy.place(value) for name, value in section(tensors, "best").items()}
+        load_full_state(self.objective, section(tensors, "average"))
+        self.average.average = [tensor.detach().clone() for tensor in self.average.live]
+        load_full_state(self.objective, section(tensors, "weights"))
+        load_full_optimizer_state(
+            self.objective, self.optimizer, section(tensors, "optimizer"), values["optimizer_groups"]
+        )
+
+
+def section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one section, without its name."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
