@@ -17,8 +17,6 @@ from smoothgen.registry import ComponentField
 from smoothgen.row_order import spread
 
 SplitName = Literal["train", "validation", "test"]
-SKETCH = 10_000
-"""Training examples, spread evenly, from which values of a configuration come where the data are streamed."""
 
 
 class Examples(ABC):

@@ -10,13 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from smoothgen.component import describe
 from smoothgen.config import TrainerConfig
-from smoothgen.data_source import SKETCH, AnyDataSource, DataSource, DataSourceConfig
+from smoothgen.data_source import AnyDataSource, DataSource, DataSourceConfig
 from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
 from smoothgen.dequantization import build_density
 from smoothgen.device import DeviceConfig, DevicePolicy, derived_seed
 from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec
 from smoothgen.progress import Progress
+from smoothgen.row_order import SKETCH
 from smoothgen.stages import plan_plain
 from smoothgen.trainer import StageReport, Trainer
 

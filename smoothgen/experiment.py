@@ -12,7 +12,7 @@ import torch
 
 from smoothgen.checkpoint import load_model, save_model
 from smoothgen.config import ExperimentConfig, StageName, load_config
-from smoothgen.data_source import SKETCH, DataSource
+from smoothgen.data_source import DataSource
 from smoothgen.density_model import DensityModel
 from smoothgen.dequantization import build_density
 from smoothgen.device import DevicePolicy, derived_seed
@@ -21,6 +21,7 @@ from smoothgen.evaluation.measure import check_measurable, measure
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
 from smoothgen.progress import Progress
+from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
 from smoothgen.sigma_search import SigmaSearch, with_found_sigma
 from smoothgen.smoothed_model import SmoothedModel

@@ -16,7 +16,7 @@ from smoothgen.density_model import DensityModel, Score
 from smoothgen.errors import ConfigError, NoClosedFormError, ShapeError
 from smoothgen.event import EventSpec
 from smoothgen.registry import ComponentField
-from smoothgen.row_order import spread
+from smoothgen.row_order import SKETCH, spread
 
 
 class NoiseKernel(nn.Module, ABC):
@@ -228,7 +228,7 @@ class ScaledKernelConfig(NoiseKernelConfig):
         return self.sigma
 
 
-def median_sigma(data: Tensor, most: int = 2000) -> float:
+def median_sigma(data: Tensor, most: int = SKETCH) -> float:
     """The paper's rule: median pairwise Euclidean distance / (2 sqrt(D)), over at most `most` examples.
 
     data: (n, *event_shape). The examples are spread evenly over the data, so that the value is reproducible.

@@ -10,6 +10,8 @@ from smoothgen.permutation import Bijection
 
 DRAWN = 2**20
 """Up to so many examples a permutation is drawn whole and kept, 8 bytes each; beyond, a `Bijection` gives it."""
+SKETCH = 2000
+"""Examples, spread evenly over all, from which values of a configuration come (`sigma: median`)."""
 PAGE = 2**16
 """Places of a long order that are computed at a time."""
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from smoothgen.config import ExperimentConfig, StageOverrides, TrainerConfig
-from smoothgen.data_source import SKETCH, DataSource, Split
+from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, Interrupted, NonFiniteError
 from smoothgen.noise_kernel import median_sigma
 from smoothgen.progress import Bar, Progress
+from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import RunDirectory
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import plan

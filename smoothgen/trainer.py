@@ -92,7 +92,12 @@ class Trainer:
         with self.progress.stage(title, settings.max_steps, position.step) as bar:
             clock, clock_step = time.monotonic(), position.step
             while position.step < settings.max_steps and not position.out_of_patience(settings.patience):
-                loss, norm = self._step(stage, training)
+                try:
+                    loss, norm = self._step(stage, training)
+                except DataError:  # a batch that can be read no longer; the weights before it are whole
+                    if self.policy.world == 1:
+                        self._save(index, training)
+                    raise
                 position.loss_sum = position.loss_sum + loss
                 position.loss_count += 1
                 position.step += 1

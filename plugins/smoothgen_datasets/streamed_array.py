@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from smoothgen.data_source import DataSource, Examples, Split, SplitName
-from smoothgen.errors import DataError
 from smoothgen_datasets.array import (
     SPLITS,
     Array,
@@ -26,6 +24,7 @@ from smoothgen_datasets.array import (
 )
 from smoothgen_datasets.division import Division, divide
 from smoothgen_datasets.kept_units import keep_units, kept_units
+from smoothgen_datasets.memory import refuse_beyond_memory
 from smoothgen_datasets.moments import chunks
 from smoothgen_datasets.row_files import open_rows
 from smoothgen_datasets.shards import Shards, find_files
@@ -92,12 +91,7 @@ class StreamedArray(DataSource):
     def split(self, name: SplitName) -> Split:
         """The examples of a split, in memory. Raises DataError where it has none, or memory could not hold them."""
         examples = self.examples(name)
-        wanted, there = 4 * len(examples) * self.event.dimensions, memory()
-        if wanted > there:
-            raise DataError(
-                f"the {name} split takes {wanted / 2**30:.1f} GiB in memory, and the machine has {there / 2**30:.1f}; "
-                "ask for its examples, which are streamed"
-            )
+        refuse_beyond_memory(name, examples, self.event)
         return examples.all()
 
 
@@ -185,14 +179,6 @@ def joined(parts: list[ArrayExamples]) -> ArrayExamples:
         torch.cat(contexts) if contexts else None,
         first.context_names,
     )
-
-
-def memory() -> int:
-    """Bytes of the machine's memory; without end where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**63
 
 
 def _open(config: ArrayConfig, paths: list[Path]) -> Shards:

@@ -269,7 +269,7 @@ def test_results_that_cannot_be_kept_are_found_again(tmp_path, monkeypatch):
 
 def test_a_split_beyond_memory_is_refused(tmp_path, monkeypatch):
     source = build(shards(tmp_path / "a"))
-    monkeypatch.setattr(streamed_array, "memory", lambda: 100)
+    monkeypatch.setattr("smoothgen_datasets.memory.memory", lambda: 100)
     with pytest.raises(DataError, match=r"the train split takes .* ask for its examples"):
         source.split("train")
     assert source.examples("train").first(3).x.shape == (3, 3)
