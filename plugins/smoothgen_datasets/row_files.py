@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from array import array as compact
 from bisect import bisect_right
 from collections.abc import Sequence
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from smoothgen.errors import DataError
 from smoothgen.tables import Column, CsvFormat, Table, check_keyless, check_path, csv_rows, read_table
 from smoothgen_datasets.layout import NotStreamableError, read_layout
+from smoothgen_datasets.pieces import read_pieces
 from smoothgen_datasets.stamp import Stamp, vanished
 
 PACKED_AT_ONCE = 2**16
@@ -163,34 +163,21 @@ class LineNumbers:
 def read_rows(
     path: Path, stamp: Stamp, rows: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, offset: int
 ) -> np.ndarray:
-    """Rows of an array that begins `offset` bytes into a file, (k, *shape), as they are stored; read-only.
+    """Rows of an array that begins `offset` bytes into a file, (k, *shape), as they are stored.
 
     rows: (k,), ascending. Neighbours are read together. Raises DataError where the file is another one by now.
     """
     size = math.prod(shape) * dtype.itemsize
     first = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-    places = (offset + rows[first] * size).tolist()
-    sizes = (np.diff(first, append=len(rows)) * size).tolist()
+    values = np.empty((len(rows), *shape), dtype)
     try:
         with path.open("rb", buffering=0) as file:
             stamp.compare(Stamp.from_status(os.fstat(file.fileno())), path)
-            pieces = _read(file, places, sizes)
+            places, sizes = offset + rows[first] * size, np.diff(first, append=len(rows)) * size
+            read = read_pieces(file, places, sizes, values.reshape(-1).view(np.uint8))
     except OSError as error:
         raise vanished(path, error) from error
-    short = next((i for i, (piece, wanted) in enumerate(zip(pieces, sizes, strict=True)) if len(piece) < wanted), None)
-    if short is not None:
-        row = int(rows[first[short]]) + len(pieces[short]) // size
+    if read < values.nbytes:
+        row = int(rows[read // size])
         raise DataError(f"{path} ends in row {row} (the first is 0): it was cut short; put it back, then resume")
-    return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), dtype).reshape(len(rows), *shape)
-
-
-def _read(file: FileIO, places: list[int], sizes: list[int]) -> list[bytes]:
-    """So many bytes from each place on. The system is told of all before it is asked for the first, so that a disk can
-    fetch many at once: that is six times as fast where they are not in memory yet."""
-    if not hasattr(os, "pread"):
-        return [file.read(size) if file.seek(place) >= 0 else b"" for place, size in zip(places, sizes, strict=True)]
-    number = file.fileno()
-    if hasattr(os, "posix_fadvise") and len(places) > 1:
-        for place, size in zip(places, sizes, strict=True):
-            os.posix_fadvise(number, place, size, os.POSIX_FADV_WILLNEED)
-    return [os.pread(number, size, place) for place, size in zip(places, sizes, strict=True)]
+    return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +17,9 @@ from safetensors.torch import save_file
 
 from smoothgen.data_source import DataSource
 from smoothgen.errors import DataError
-from smoothgen_datasets import kept_units, streamed_array
+from smoothgen_datasets import kept_units, pieces, streamed_array
 from smoothgen_datasets.array import Array, ArrayConfig
+from smoothgen_datasets.pieces import read_one_by_one, read_pieces
 from smoothgen_datasets.row_files import LineNumbers
 from smoothgen_datasets.shards import find_files
 from smoothgen_datasets.streamed_array import HeldArray, StreamedArray
@@ -291,3 +293,25 @@ def test_bytes_need_no_pass(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
     source = build(shards(tmp_path / "a", values=images))
     assert source.event.levels == 256 and source.examples("test").first(6).x.shape == (6, 1, 4, 4)
+
+
+@pytest.mark.parametrize("read", [read_pieces, read_one_by_one])
+def test_pieces_of_a_file_come_one_after_the_other(tmp_path, read):
+    """In C and without: any pieces, in any order; and how much there was where the file ends too early."""
+    raw = np.random.default_rng(0).integers(0, 256, 10_000, dtype=np.uint8)
+    (tmp_path / "file").write_bytes(raw.tobytes())
+    places, sizes = np.array([5000, 0, 17, 9000, 100]), np.array([100, 1, 0, 1000, 4000])
+    expected = np.concatenate([raw[place : place + size] for place, size in zip(places, sizes, strict=True)])
+    out = np.zeros(len(expected), dtype=np.uint8)
+    with (tmp_path / "file").open("rb", buffering=0) as file:
+        assert read(file, places, sizes, out) == len(expected)
+        assert np.array_equal(out, expected)
+        assert read(file, np.array([0, 9995, 0]), np.array([3, 10, 3]), out) == 8
+    with (tmp_path / "other").open("wb", buffering=0) as file, pytest.raises(OSError, match="Bad file descriptor|read"):
+        read(file, places, sizes, out)
+
+
+def test_compiled_code_reads_where_there_is_a_compiler():
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler here")
+    assert pieces._native() is not None
