@@ -307,7 +307,10 @@ def test_pieces_of_a_file_come_one_after_the_other(tmp_path, read):
         assert read(file, places, sizes, out) == len(expected)
         assert np.array_equal(out, expected)
         assert read(file, np.array([0, 9995, 0]), np.array([3, 10, 3]), out) == 8
-    with (tmp_path / "other").open("wb", buffering=0) as file, pytest.raises(OSError, match="Bad file descriptor|read"):
+    with (
+        (tmp_path / "other").open("wb", buffering=0) as file,
+        pytest.raises(OSError, match=r"Bad file descriptor|read"),
+    ):
         read(file, places, sizes, out)
 
 
