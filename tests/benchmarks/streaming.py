@@ -5,8 +5,9 @@ python tests/benchmarks/streaming.py --out tests/benchmarks/results/streaming.js
 Peak memory is `ru_maxrss` of a process of its own that trains through the command line's own `fit`: on a few rows (the
 baseline: interpreter, torch and network), on a large file streamed, on many shards streamed, and in memory on a file of
 an eighth of the size. Speed is measured in one process: blocks of steps on streamed data and in memory take turns, with
-the same network, and the ratio is that of neighbouring blocks, so that what else runs on the machine falls on both. The thread
-that reads needs a core of its own: where none is free its work, the difference of the CPU times, adds to every step.
+the same network, and the ratio is that of neighbouring blocks, so that what else runs on the machine falls on both.
+The thread that reads needs a core of its own: where none is free its work, the difference of the CPU times, adds to
+every step.
 Reading is timed for batches of 256 rows with the file in the page cache and after `posix_fadvise(DONTNEED)`, at random
 and in runs of neighbours.
 """
