@@ -32,6 +32,7 @@ _HOME = {
     "DataSource": "data_source",
     "DataSourceConfig": "data_source",
     "AnyDataSource": "data_source",
+    "Examples": "data_source",
     "Split": "data_source",
     "FeatureNetwork": "feature_network",
     "FeatureNetworkConfig": "feature_network",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from smoothgen.data_source import AnyDataSource as AnyDataSource
     from smoothgen.data_source import DataSource as DataSource
     from smoothgen.data_source import DataSourceConfig as DataSourceConfig
+    from smoothgen.data_source import Examples as Examples
     from smoothgen.data_source import Split as Split
     from smoothgen.density_fit import fit_density as fit_density
     from smoothgen.density_model import AnyDensityModel as AnyDensityModel

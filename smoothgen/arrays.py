@@ -57,7 +57,7 @@ def _read_npy(path: Path, key: str | None) -> np.ndarray:
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        info = members[_choose(list(members), key, path)]
+        info = members[choose_key(list(members), key, path)]
         with archive.open(info) as file:
             return _checked_npy(file, info.file_size, f"{path}: {info.filename}")
 
@@ -80,10 +80,11 @@ def _checked_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
 
 def _read_safetensors(path: Path, key: str | None) -> np.ndarray:
     with safe_open(path, "np") as file:
-        return np.asarray(file.get_tensor(_choose(list(file.keys()), key, path)))
+        return np.asarray(file.get_tensor(choose_key(list(file.keys()), key, path)))
 
 
-def _choose(keys: Sequence[str], key: str | None, path: Path) -> str:
+def choose_key(keys: Sequence[str], key: str | None, path: Path) -> str:
+    """Which of a file's arrays is meant. Raises DataError where that is not clear, or it is not there."""
     if key is None and len(keys) == 1:
         return keys[0]
     if key is None:

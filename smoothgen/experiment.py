@@ -22,6 +22,7 @@ from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
 from smoothgen.model_card import write_card
 from smoothgen.progress import Progress
+from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
 from smoothgen.sigma_search import SigmaSearch, with_found_sigma
 from smoothgen.smoothed_model import SmoothedModel
@@ -77,7 +78,7 @@ def assemble(
 
 def resolved(config: ExperimentConfig, source: DataSource) -> ExperimentConfig:
     """The configuration with its data-dependent values filled in; what only training finds stays as it is."""
-    train = source.split("train").x
+    train = source.examples("train").sketch(SKETCH).x
     smoothed = config.model().resolve(train)
     plain = None if config.baseline is None else config.baseline.resolve(train)
     parts = {"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter, "baseline": plain}

@@ -30,7 +30,7 @@ from smoothgen.sharding import full_state, local_shard, whole
 from smoothgen.signals import StopSignals
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import Stage, plan, schedule
-from smoothgen.training_data import TrainingData
+from smoothgen.training_data import TrainingData, placed
 from smoothgen.training_state import Position, Training, section
 
 CHECKPOINT_KIND = "checkpoint"
@@ -82,7 +82,7 @@ class Trainer:
         """
         saved = self._read_checkpoint() if resume and self.run and self.run.has_checkpoint else None
         first = 0 if saved is None else saved[1]["stage"]
-        with self.stop.listening():
+        with self.stop.listening(), self.data.reading():
             for index, stage in enumerate(self.stages[first:], start=first):
                 self._train_stage(index, stage, saved if index == first else None)
         self.trainees.eval()
@@ -95,7 +95,12 @@ class Trainer:
         with self.progress.stage(title, settings.max_steps, position.step) as bar:
             clock, clock_step = time.monotonic(), position.step
             while position.step < settings.max_steps and not position.out_of_patience(settings.patience):
-                norm = self._step(stage, training)
+                try:
+                    norm = self._step(stage, training)
+                except DataError:  # a batch that can be read no longer; the weights before it are whole
+                    if self.policy.world == 1:
+                        self._save(index, training)
+                    raise
                 if norm is None:  # the stage went back to its checkpoint
                     position = training.position
                     clock, clock_step = time.monotonic(), position.step
@@ -432,14 +437,12 @@ class Trainer:
 
     def _validation_split(self, source: DataSource) -> Split | None:
         try:
-            split = source.split("validation")
+            validation = source.examples("validation")
         except DataError:
             if any(stage.settings.patience for stage in self.stages):
                 raise
             return None
-        most = self.config.validation_examples
-        context = None if split.context is None else self.policy.place(split.context[:most])
-        return Split(self.policy.place(split.x[:most]), context)
+        return placed(validation.first(self.config.validation_examples), self.policy)
 
     def _stopping(self, step: int) -> bool:
         """Whether a signal came; several processes agree on it every few steps."""
