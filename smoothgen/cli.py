@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from smoothgen.commands import evaluate, listings, reproduce, train, ui, use
+from smoothgen.commands import evaluate, listings, new_plugin, reproduce, train, ui, use
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,7 @@ COMMANDS = (
     use.denoise,
     use.inpaint,
     ui.ui,
+    new_plugin.new_plugin,
     listings.plugins,
     listings.recipes,
     listings.schema,
