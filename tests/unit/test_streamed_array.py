@@ -318,3 +318,42 @@ def test_compiled_code_reads_where_there_is_a_compiler():
     if shutil.which("cc") is None:
         pytest.skip("no C compiler here")
     assert pieces._native() is not None
+
+
+def test_without_a_compiler_rows_are_the_same(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", TABLE)
+    source = build(tmp_path / "x.npy")
+    compiled = source.split("train").x
+    monkeypatch.setattr(pieces, "_native", lambda: None)
+    assert torch.equal(source.split("train").x, compiled)
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    """Where the numbers of a csv file find no room."""
+
+    class Full:
+        name = str(tmp_path / "full")
+
+        def write(self, numbers: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda **keys: Full())
+    (tmp_path / "x.csv").write_text("1,2\n3,5\n5,1\n")
+    refused("its numbers cannot be kept in .*: No space left on device; make room there", tmp_path / "x.csv")
+
+
+def test_python_objects_and_passwords_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[None, 1]] * 5, dtype=object), allow_pickle=True)
+    refused("holds Python objects", tmp_path / "x.npy")
+    np.savez(tmp_path / "x.npz", x=TABLE)
+    raw = bytearray((tmp_path / "x.npz").read_bytes())
+    raw[raw.index(b"PK\x01\x02") + 8] |= 1  # the flag of an encrypted member
+    (tmp_path / "x.npz").write_bytes(bytes(raw))
+    refused("is encrypted; save it again without a password", tmp_path / "x.npz")
+
+
+def test_many_numbers_of_a_csv_file_are_packed_a_piece_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("smoothgen_datasets.row_files.PACKED_AT_ONCE", 7)
+    (tmp_path / "x.csv").write_text("".join(f"{a!r},{b!r}\n" for a, b in TABLE[:, :2].tolist()))
+    whole = ArrayConfig(path=tmp_path / "x.csv", stream="never").build()
+    assert torch.equal(build(tmp_path / "x.csv").split("train").x, whole.split("train").x)
