@@ -9,8 +9,9 @@ a statement left out, a result replaced by None, an error not raised, a conditio
 used: it leaves out functions with a decorator and everything outside functions, and here that is `nats`, `stderr`,
 `bits_per_dim`, `sample`, `log_prob`, `posterior_mean` and the constants.
 
-Libraries are imported once; each mutant runs in a fork, which imports the mutated source in place of the file's (the file
-stays as it is) and runs the tests that reach the fault's statement, the quickest first, until one fails. POSIX only.
+Libraries are imported once; each mutant runs in a fork, which imports the mutated source in place of the file's (the
+file stays as it is) and runs the tests that reach the fault's statement, the quickest first, until one fails. POSIX
+only.
 
 killed: a test failed, or the module could not be imported. survived: every test passed. equivalent: a survivor that
 tests/mutation-equivalents.toml explains; it still counts as not killed in `share`. Exit code 1 for a survivor that it
@@ -23,6 +24,7 @@ import argparse
 import difflib
 import importlib.machinery
 import importlib.util
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -45,7 +47,7 @@ from mutmut.mutation.mutators import mutation_operators
 
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENTS = ROOT / "tests" / "mutation-equivalents.toml"
-KERNELS = ("tests/property/test_kernels.py", "tests/unit/test_noise_kernel.py")
+KERNELS = ("tests/unit/test_noise_kernel.py", "tests/property/test_kernels.py")
 TARGETS: dict[str, tuple[str, ...]] = {
     "smoothgen/likelihood.py": ("tests/unit/test_likelihood.py", "tests/unit/test_bounds.py"),
     "smoothgen/objectives.py": ("tests/unit/test_objectives.py", "tests/unit/test_bounds.py", *KERNELS),
@@ -56,7 +58,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "plugins/smoothgen_kernels/laplace.py": KERNELS,
     "plugins/smoothgen_kernels/uniform.py": KERNELS,
 }
-"""Each file, and the tests that answer for it."""
+"""Each file, and the test files that answer for it, tried in this order."""
+OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", "--hypothesis-profile", "quick")
+"""Of pytest. Its assertion rewriting would load the target past the mutant; `quick` is a profile of conftest.py."""
 PATIENCE = 20.0
 """Seconds that a mutant gets beyond ten times what its tests take without it."""
 NOT_IMPORTED = 99
@@ -246,8 +250,10 @@ def in_a_fork(target: str, source: str, tests: list[str], answer: Path, record: 
     path = ROOT / target
     sys.meta_path.insert(0, MutantFinder(module_name(target), path, source))
     recorder = Recorder(path if record else None)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", "--hypothesis-profile", "quick"]
-    code = int(pytest.main([*options, *tests], plugins=[recorder]))
+    for _, group in itertools.groupby(tests, file_of):
+        code = int(pytest.main([*OPTIONS, *group], plugins=[recorder]))
+        if code:
+            break
     spec = getattr(sys.modules.get(module_name(target)), "__spec__", None)
     if code == 0 and not isinstance(getattr(spec, "loader", None), MutantLoader):
         code = NOT_IMPORTED
@@ -255,6 +261,10 @@ def in_a_fork(target: str, source: str, tests: list[str], answer: Path, record: 
     seen = {"failed": recorder.failed, "seconds": recorder.seconds, "reached": reached}
     answer.write_text(json.dumps(seen | ({"modules": sorted(sys.modules)} if record else {})))
     os._exit(code)
+
+
+def file_of(test: str) -> str:
+    return test.split("::")[0]
 
 
 def module_name(target: str) -> str:
@@ -354,11 +364,12 @@ def import_libraries(modules: Iterable[str]) -> None:
 
 
 def tests_for(mutant: Mutant, seen: dict[str, Any]) -> list[str]:
-    """The tests that run the mutant's statement, the quickest first; all for what runs at import."""
+    """The tests that run the mutant's statement, file by file, the quickest first; all for what runs at import."""
     reaching = {test for line in mutant.lines for test in seen["reached"].get(str(line), ())}
     if "" in reaching:
         reaching = set(seen["seconds"])
-    return sorted(reaching, key=lambda test: (seen["seconds"][test], test))
+    files = list(dict.fromkeys(map(file_of, seen["seconds"])))  # a later file is not even collected if one kills
+    return sorted(reaching, key=lambda test: (files.index(file_of(test)), seen["seconds"][test], test))
 
 
 def explained(target: str, mutants: list[Mutant], reasons: dict[str, str]) -> tuple[list[Mutant], list[str]]:
@@ -373,7 +384,7 @@ def explained(target: str, mutants: list[Mutant], reasons: dict[str, str]) -> tu
     return marked, [f"{target}: {name}" for name in reasons if name not in survivors]
 
 
-def read_equivalents(path: Path = EQUIVALENTS) -> dict[str, dict[str, str]]:
+def read_equivalents(path: Path) -> dict[str, dict[str, str]]:
     """{target: {mutant: reason}} of the file's entries: target, reason and mutants."""
     reasons: dict[str, dict[str, str]] = {}
     if path.exists():
@@ -392,7 +403,8 @@ def counts(mutants: Sequence[Mutant]) -> dict[str, float]:
 
 
 def table(results: dict[str, list[Mutant]]) -> str:
-    head = "| target | mutants | killed | survived | timed out | equivalent | share killed |\n|---|--:|--:|--:|--:|--:|--:|"
+    names = ("target", "mutants", "killed", "survived", "timed out", "equivalent", "share killed")
+    head = f"| {' | '.join(names)} |\n|---|{'--:|' * (len(names) - 1)}"
     rows = [(f"`{target}`", counts(mutants)) for target, mutants in results.items()]
     rows.append(("all", counts([mutant for mutants in results.values() for mutant in mutants])))
     lines = [
@@ -431,7 +443,7 @@ def main() -> None:
     chosen = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
     os.chdir(ROOT)
-    reasons = read_equivalents()
+    reasons = read_equivalents(EQUIVALENTS)
     results, stale = {}, []
     with tempfile.TemporaryDirectory() as folder:
         forks = Forks(chosen.jobs, Path(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ def test_the_whole_text():
     assert str(likelihood("density", draws=1)).splitlines()[0] == (
         "-2.7726 ± 0.8004 nats, lower bound, density, n = 3, 1 draw each"
     )
+    assert str(likelihood("density", draws=2)).splitlines()[0].endswith("n = 3, 2 draws each")
     exact = Likelihood(torch.tensor([-1.0, -2.0]), 1, "density", "exact")
     assert str(exact) == "-1.5000 ± 0.5000 nats, exact, density, n = 2"
     assert exact.terms == {} and exact.draws == 0
@@ -82,7 +84,9 @@ def test_bits_of_a_density_are_refused_with_the_way_out():
 
 def test_standard_error():
     assert standard_error(torch.tensor([1.0, 3.0])) == pytest.approx(1.0)
-    assert math.isnan(standard_error(torch.tensor([1.0])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of the standard deviation of one number
+        assert math.isnan(standard_error(torch.tensor([1.0])))
 
 
 def test_joining_keeps_everything_in_order():

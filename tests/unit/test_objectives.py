@@ -151,16 +151,16 @@ def test_stages_initialise_from_x_tilde_and_the_context(learnable):
         noise = (x_tilde - x).detach()
         assert noise.std().item() == pytest.approx(SIGMA, rel=5.0 / math.sqrt(4 * N))
 
-    for made in (SmoothingObjective, InversionObjective, JointObjective):
+    made_of = {
+        SmoothingObjective: ("density",),
+        InversionObjective: ("inverter",),
+        JointObjective: ("density", "inverter"),
+    }
+    for made, names in made_of.items():
         kernel, density, inverter = parts(learnable)
-        objective = {
-            SmoothingObjective: lambda: SmoothingObjective(kernel, density),
-            InversionObjective: lambda: InversionObjective(kernel, inverter),
-            JointObjective: lambda: JointObjective(kernel, density, inverter),
-        }[made]()
-        objective.initialize(x, context)
-        assert len(density.initialized) == (made is not InversionObjective)
-        assert len(inverter.initialized) == (made is not SmoothingObjective)
+        made(kernel, *({"density": density, "inverter": inverter}[name] for name in names)).initialize(x, context)
+        assert len(density.initialized) == ("density" in names)
+        assert len(inverter.initialized) == ("inverter" in names)
         for x_tilde, given, _ in density.initialized:
             check(x_tilde)
             assert given is context
