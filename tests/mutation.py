@@ -21,7 +21,9 @@ does not explain, for a mutant that timed out, and for an explanation that fits 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import gc
 import importlib.machinery
 import importlib.util
 import itertools
@@ -259,7 +261,7 @@ def in_a_fork(target: str, source: str, tests: list[str], answer: Path, record: 
         code = NOT_IMPORTED
     reached = recorder.reached(path) if record else {}
     seen = {"failed": recorder.failed, "seconds": recorder.seconds, "reached": reached}
-    answer.write_text(json.dumps(seen | ({"modules": sorted(sys.modules)} if record else {})))
+    answer.write_text(json.dumps(seen | ({"libraries": libraries()} if record else {})))
     os._exit(code)
 
 
@@ -335,7 +337,7 @@ def judge_target(
         why = "did not import it" if sound.process.exitcode == NOT_IMPORTED else "fail without a mutant"
         sys.exit(f"mutation: {target}: its tests {why}: {' '.join(tests)}")
     seen = json.loads(sound.answer.read_text())
-    import_libraries(seen["modules"])
+    import_libraries(seen["libraries"])
     mutants = [mutant for mutant in mutants_of(source) if only in mutant.name]
 
     def work() -> Iterator[tuple[int, float, tuple[Any, ...]]]:
@@ -354,13 +356,20 @@ def judge_target(
     return mutants
 
 
+def libraries() -> list[str]:
+    """The modules of installed libraries that are imported."""
+    files = {name: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())}
+    return sorted(name for name, file in files.items() if "site-packages" in file)
+
+
 def import_libraries(modules: Iterable[str]) -> None:
-    """Imports, before the forks, the libraries that the tests import: nothing of this repository."""
+    """Imports, before the forks, what the tests import of libraries: nothing of this repository."""
     for name in modules:
-        spec = None if "." in name or name in sys.modules else importlib.util.find_spec(name)
-        if spec and spec.origin and "site-packages" in spec.origin:
+        with contextlib.suppress(ImportError):  # made by its package in some other way
             importlib.import_module(name)
     assert "smoothgen" not in sys.modules, "the forks must import smoothgen themselves"
+    gc.collect()
+    gc.freeze()  # or each fork's collections walk through all of torch
 
 
 def tests_for(mutant: Mutant, seen: dict[str, Any]) -> list[str]:
