@@ -52,8 +52,8 @@ EQUIVALENTS = ROOT / "tests" / "mutation-equivalents.toml"
 KERNELS = ("tests/unit/test_noise_kernel.py", "tests/property/test_kernels.py")
 TARGETS: dict[str, tuple[str, ...]] = {
     "smoothgen/likelihood.py": ("tests/unit/test_likelihood.py", "tests/unit/test_bounds.py"),
-    "smoothgen/objectives.py": ("tests/unit/test_objectives.py", "tests/unit/test_bounds.py", *KERNELS),
-    "smoothgen/bound.py": ("tests/unit/test_bounds.py",),
+    "smoothgen/objectives.py": ("tests/unit/test_objectives.py", "tests/unit/test_bounds.py"),
+    "smoothgen/bound.py": ("tests/unit/test_bound.py", "tests/unit/test_bounds.py"),
     "smoothgen/noise_kernel.py": KERNELS,
     "plugins/smoothgen_kernels/__init__.py": KERNELS,
     "plugins/smoothgen_kernels/gaussian.py": KERNELS,
