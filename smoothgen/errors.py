@@ -66,3 +66,7 @@ class Interrupted(SmoothgenError):
 
 class DependencyError(SmoothgenError, ImportError):
     """A library that is missing or does not fit another."""
+
+
+class WrapError(SmoothgenError, ValueError):
+    """A density of another library that cannot be wrapped, or gets something wrong that nobody has accepted."""
