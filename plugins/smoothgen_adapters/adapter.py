@@ -1,8 +1,9 @@
-"""What the adapters of all libraries have in common: their configuration, lazy imports, the base that sees a context."""
+"""What all adapters have in common: configuration, lazy imports, a base that sees the context."""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 from typing import Any, Self
 
 import torch
@@ -14,8 +15,8 @@ from smoothgen.errors import ConfigError, DependencyError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.wrapping.faults import check_names
 from smoothgen.wrapping.foreign import recognise
-from smoothgen.wrapping.wrap import wrap_continuous
 from smoothgen.wrapping.wrapped_density import WrappedDensity
+from smoothgen.wrapping.wrapper import wrap_continuous
 
 LARGEST_LOG_SCALE = 5.0
 """How much a context can widen or narrow the base, in logs: an outlier stays finite."""
@@ -24,8 +25,8 @@ LARGEST_LOG_SCALE = 5.0
 class AdapterConfig(DensityModelConfig):
     """A density of another library, whose classes are chosen by name and given plain values.
 
-    arguments: of the library's own class; names and values are checked. anchor: model the residual from x_tilde in units
-    of the noise, where the context is a noisy copy of x. allow: faults that are accepted; see `smoothgen.wrap`.
+    arguments: of the library's own class; names and values are checked. anchor: model the residual from x_tilde in
+    units of the noise, where the context is a noisy copy of x. allow: faults that are accepted; see `smoothgen.wrap`.
     """
 
     arguments: dict[str, JsonValue] = {}  # noqa: RUF012 - pydantic copies defaults
@@ -103,7 +104,7 @@ class BaseEncoder(nn.Module):
 def network(features: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
     """Linear layers with SiLU between them; the last one starts at zero."""
     widths, layers = [features, *hidden], list[nn.Module]()
-    for width, following in zip(widths[:-1], widths[1:], strict=True):
+    for width, following in itertools.pairwise(widths):
         layers += [nn.Linear(width, following), nn.SiLU()]
     last = nn.Linear(widths[-1], outputs)
     nn.init.zeros_(last.weight)

@@ -25,7 +25,7 @@ ARGUMENTS: dict[str, dict[str, Kind]] = {
     "LowRankMultivariateNormal": {"rank": COUNT},
 }
 DEFAULTS: dict[str, Any] = {"df": 4.0, "rank": 2}
-OURS = {name: "it is learned" for name in ("loc", "scale", "scale_tril", "cov_factor", "cov_diag")}
+OURS = dict.fromkeys(("loc", "scale", "scale_tril", "cov_factor", "cov_diag"), "it is learned")
 
 
 class LearnedDistribution(nn.Module):

@@ -1,9 +1,9 @@
-"""Densities of other libraries as backbones: `wrap` holds a flow of normflows, nflows, zuko or torch to the contract."""
+"""Densities of normflows, nflows, zuko, torch or your own hand as backbones, held to the contract by `wrap`."""
 
 from __future__ import annotations
 
 from smoothgen.wrapping.faults import FAULTS
-from smoothgen.wrapping.wrap import wrap
 from smoothgen.wrapping.wrapped_density import WrappedDensity
+from smoothgen.wrapping.wrapper import wrap
 
 __all__ = ["FAULTS", "WrappedDensity", "wrap"]

@@ -34,7 +34,7 @@ def sampler(specimen: Specimen) -> Iterator[Fault]:
         yield Fault("dtype", f"draws of a {specimen.x.dtype} model are {drawn.dtype}")
 
 
-def generator(specimen: Specimen) -> Iterator[Fault]:
+def draws_apart(specimen: Specimen) -> Iterator[Fault]:
     if specimen.model.sampler is not None:
         return
     kept = np.random.get_state(), random.getstate()

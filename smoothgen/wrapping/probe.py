@@ -7,33 +7,36 @@ from collections.abc import Callable, Iterator
 import torch
 
 from smoothgen.errors import WrapError
-from smoothgen.wrapping import context_checks, draw_checks, mass_checks, value_checks
+from smoothgen.wrapping.context_checks import matters, reaches
+from smoothgen.wrapping.draw_checks import MOST_COORDINATES, draws_apart, inverse, log_determinant, sampler
 from smoothgen.wrapping.faults import Fault
+from smoothgen.wrapping.mass_checks import mass_and_samples
 from smoothgen.wrapping.specimen import Specimen, one_line, specimen_of
+from smoothgen.wrapping.value_checks import batch, device, dtype, finite, gradient, idle, parameters, random, shape
 from smoothgen.wrapping.wrapped_density import WrappedDensity
 
 Check = Callable[[Specimen], Iterator[Fault]]
 VALUES: tuple[tuple[str, Check], ...] = (
-    ("shape", value_checks.shape),
-    ("not-finite", value_checks.finite),
-    ("random", value_checks.random),
-    ("batch", value_checks.batch),
-    ("parameters", value_checks.parameters),
-    ("gradient", value_checks.gradient),
-    ("idle-parameters", value_checks.idle),
-    ("dtype", value_checks.dtype),
-    ("device", value_checks.device),
-    ("context-ignored", context_checks.matters),
+    ("shape", shape),
+    ("not-finite", finite),
+    ("random", random),
+    ("batch", batch),
+    ("parameters", parameters),
+    ("gradient", gradient),
+    ("idle-parameters", idle),
+    ("dtype", dtype),
+    ("device", device),
+    ("context-ignored", matters),
 )
 """The name that a check's own failure goes by, and the check, in the order in which they are made."""
 DRAWS: tuple[tuple[str, Check], ...] = (
-    ("no-sampler", draw_checks.sampler),
-    ("generator", draw_checks.generator),
-    ("context-reach", context_checks.reaches),
-    ("inverse", draw_checks.inverse),
-    ("log-det", draw_checks.log_determinant),
+    ("no-sampler", sampler),
+    ("generator", draws_apart),
+    ("context-reach", reaches),
+    ("inverse", inverse),
+    ("log-det", log_determinant),
 )
-MASSES: tuple[tuple[str, Check], ...] = (("samples", mass_checks.mass_and_samples),)
+MASSES: tuple[tuple[str, Check], ...] = (("samples", mass_and_samples),)
 
 
 def examine(model: WrappedDensity, thorough: bool = True) -> list[Fault]:
@@ -41,7 +44,7 @@ def examine(model: WrappedDensity, thorough: bool = True) -> list[Fault]:
 
     thorough: whether mass and samples are looked at too. Raises WrapError where log_prob cannot be evaluated at all.
     """
-    small = model.event.dimensions <= draw_checks.MOST_COORDINATES
+    small = model.event.dimensions <= MOST_COORDINATES
     with torch.random.fork_rng():
         torch.manual_seed(3)
         try:
@@ -55,7 +58,7 @@ def examine(model: WrappedDensity, thorough: bool = True) -> list[Fault]:
         if specimen is None:
             return found
         for name, check in VALUES + (DRAWS if small else ()) + (MASSES if small and thorough else ()):
-            if specimen.model.sampler is not None and check is context_checks.reaches:
+            if specimen.model.sampler is not None and check is reaches:
                 continue
             found += _made(name, check, specimen)
             if any(fault.name == "not-finite" for fault in found):

@@ -186,8 +186,8 @@ def _random(specimen: Specimen) -> bool:
 
 
 def _is_sum(value: Tensor, single: Tensor) -> bool:
-    same = bool((value == value[0]).all()) and single.std() > 1e-6
-    return same and bool(torch.isclose(value[0], single.sum(), rtol=1e-4))
+    same, rows_differ = bool((value == value[0]).all()), bool(single.std() > 1e-6)
+    return same and rows_differ and bool(torch.isclose(value[0], single.sum(), rtol=1e-4))
 
 
 def _first(context: Tensor | None, n: int) -> Tensor | None:
