@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -175,13 +176,13 @@ class FixedDistribution(Foreign):
 
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
-        self.distribution = distribution
+        theirs = [(owner, name, getattr(owner, name)) for owner in _owners(distribution) for name in _tensors_of(owner)]
+        self.unregistered = tuple(f"{type(owner).__name__}.{name}" for owner, name, t in theirs if t.requires_grad)
+        self.distribution = copy.deepcopy(distribution, {id(t): t.detach().clone() for _, _, t in theirs})
         self.places: list[tuple[Any, str]] = []
-        for owner in _owners(distribution):
+        for owner in _owners(self.distribution):
             for name in _tensors_of(owner):
-                self.register_buffer(f"tensor_{len(self.places)}", getattr(owner, name).detach().clone())
-                if getattr(owner, name).requires_grad:
-                    self.unregistered += (f"{type(owner).__name__}.{name}",)
+                self.register_buffer(f"tensor_{len(self.places)}", getattr(owner, name))
                 self.places.append((owner, name))
 
     def log_prob(self, r: Tensor, context: Tensor | None) -> Tensor:

@@ -39,7 +39,7 @@ DRAWS: tuple[tuple[str, Check], ...] = (
 MASSES: tuple[tuple[str, Check], ...] = (("samples", mass_and_samples),)
 
 
-def examine(model: WrappedDensity, thorough: bool = True) -> list[Fault]:
+def examine(model: WrappedDensity, thorough: bool = True, name: str = "a density") -> list[Fault]:
     """Everything found wrong; the weights and the random numbers are as before. Sets the model's layout and evaluation.
 
     thorough: whether mass and samples are looked at too. Raises WrapError where log_prob cannot be evaluated at all.
@@ -51,16 +51,18 @@ def examine(model: WrappedDensity, thorough: bool = True) -> list[Fault]:
             specimen, found = specimen_of(model)
         except Exception as error:
             raise WrapError(
-                f"wrap: log_prob of {model.event.dimensions} coordinates"
+                f"wrap: {name}: log_prob of {model.event.dimensions} coordinates"
                 f"{'' if model.context is None else f' given {model.context.dimensions} numbers'} fails: "
                 f"{one_line(error)}"
             ) from error
         if specimen is None:
             return found
-        for name, check in VALUES + (DRAWS if small else ()) + (MASSES if small and thorough else ()):
-            if specimen.model.sampler is not None and check is reaches:
+        for fallback, check in VALUES + (DRAWS if small else ()) + (MASSES if small and thorough else ()):
+            if check is reaches and specimen.model.sampler is not None:
                 continue
-            found += _made(name, check, specimen)
+            if check is mass_and_samples and specimen.model.evaluation == "rows":
+                continue  # a call for every row of a grid is more than a user waits for
+            found += _made(fallback, check, specimen)
             if any(fault.name == "not-finite" for fault in found):
                 break
     model.flat, model.evaluation, model.sampler = (

@@ -111,7 +111,7 @@ def dtype(specimen: Specimen) -> Iterator[Fault]:
         return  # said already
     x, context = specimen.x.clone().requires_grad_(True), specimen.context
     with seeded(Generator().manual_seed(0), x):
-        value = specimen.model.raw_log_prob(x, context)
+        value = specimen.model.log_prob(x, context)
         slope = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
     if value.dtype != torch.float64:
         yield Fault("dtype", f"log_prob of a float64 model is {value.dtype}")

@@ -52,7 +52,7 @@ def wrap_continuous(
     """`wrap` without the dequantisation. thorough: see `examine`."""
     accepted = check_names(allow)
     model = WrappedDensity(recognise(flow), event, context, anchor, standardize)
-    wrong = not_allowed(examine(model, thorough), accepted)
+    wrong = not_allowed(examine(model, thorough, type(flow).__name__), accepted)
     if wrong:
         names = ", ".join(f'"{fault.name}"' for fault in wrong)
         raise WrapError(
