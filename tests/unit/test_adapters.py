@@ -1,4 +1,4 @@
-"""Densities of other libraries by configuration: the contract, what is refused and why, training, saving and loading."""
+"""Densities of other libraries by configuration: the contract, what is refused and why, training, saving."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_kind_builds_and_draws(config, context):
     needs(config.type)
     given = context_spec(context, PLANE)
     if given is not None and getattr(config, "flow", "") in ("SimpleRealNVP", "MaskedAffineFlow"):
-        with pytest.raises(ConfigError, match="takes no context.*choose flow"):
+        with pytest.raises(ConfigError, match=r"takes no context.*choose flow"):
             config.build(PLANE, given)
         return
     model = config.build(PLANE, given)
