@@ -45,6 +45,7 @@ _HOME = {
     "register": "registry",
     "installed": "registry",
     "SmoothgenError": "errors",
+    "wrap": "wrapping",
 }
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from smoothgen.registry import installed as installed
     from smoothgen.registry import register as register
     from smoothgen.smoothed_model import SmoothedModel as SmoothedModel
+    from smoothgen.wrapping import wrap as wrap
 
 __all__ = [*_HOME, "__version__"]
 

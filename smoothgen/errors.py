@@ -74,3 +74,7 @@ class DependencyError(SmoothgenError, ImportError):
 
 class RecoveryWarning(UserWarning):
     """Something was damaged, and what follows goes on from an older state."""
+
+
+class WrapError(SmoothgenError, ValueError):
+    """A density of another library that cannot be wrapped, or gets something wrong that nobody has accepted."""
