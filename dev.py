@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sets up an environment and does one job: run, test, coverage, lint, docs, reproduce, release or setup.  python3 dev.py JOB
+"""Sets up an environment and does a job: python3 dev.py run, test, coverage, lint, docs, reproduce, release or setup.
 
 Needs git and python3 (3.11 or newer), nothing else. The environment is .venv; it is made again when
 pyproject.toml or constraints.txt change.
