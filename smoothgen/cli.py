@@ -37,10 +37,12 @@ for command in COMMANDS:
 def main() -> None:
     """Runs the command line; what a user can mend is one line on standard error and exit code 2."""
     from smoothgen.errors import Interrupted, SmoothgenError
+    from smoothgen.signals import one_line_for_signals
 
     warnings.formatwarning = lambda message, category, *rest: f"warning: {message}\n"
     try:
-        app()
+        with one_line_for_signals():
+            app()
     except Interrupted as error:
         print(f"{error}", file=sys.stderr)
         sys.exit(128 + error.signum)

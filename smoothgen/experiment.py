@@ -141,7 +141,7 @@ def fit(
                     run.describe(resolved(config, data))
                 parts = search.assembled(search.run(run))
             trainer = trainer_of(*parts, data, policy, run, bars)
-            if policy.is_main and not from_checkpoint:
+            if policy.is_main and not (from_checkpoint and run.exists):
                 run.describe(parts[0])
             return _train(trainer, *parts, from_checkpoint, run.search())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import signal
 import time
@@ -23,6 +24,7 @@ from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.diagnosis import bad_gradient, first_bad_output
 from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError, RecoveryWarning
+from smoothgen.fingerprint import check_fingerprint, fingerprint
 from smoothgen.guards import bad_step, batch_report, remembered
 from smoothgen.progress import Progress
 from smoothgen.run_directory import RunDirectory
@@ -391,6 +393,7 @@ class Trainer:
                 **values,
                 "records": self.run.records,
                 "micro_batches": self.policy.world * (self.stages[index].settings.accumulate if training else 1),
+                "fingerprint": self._fingerprint,
             }
             write_tensors(self.run.checkpoint, tensors | own, metadata, self.run.former_checkpoint)
         self.policy.barrier()
@@ -400,6 +403,7 @@ class Trainer:
         tensors, metadata = self._newest_checkpoint(self.run)
         if metadata["stages"] != [stage.name for stage in self.stages]:
             raise CheckpointError(f"{self.run.checkpoint} has the stages {metadata['stages']}, this run others")
+        check_fingerprint(self.run.checkpoint, metadata.get("fingerprint"), self._fingerprint)
         if metadata["position"]:
             settings = self.stages[metadata["stage"]].settings
             parts = settings.accumulate * self.policy.world
@@ -434,6 +438,11 @@ class Trainer:
             )
         self.policy.barrier()
         return found
+
+    @functools.cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        assert self.run is not None
+        return fingerprint(self.run, self.data)
 
     def _validation_split(self, source: DataSource) -> Split | None:
         try:
