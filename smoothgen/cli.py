@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from smoothgen.commands import evaluate, listings, reproduce, train, use
+from smoothgen.commands import evaluate, listings, report, reproduce, train, use
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +20,7 @@ COMMANDS = (
     train.train,
     use.sample,
     evaluate.evaluate,
+    report.report,
     train.compare,
     reproduce.reproduce,
     use.denoise,

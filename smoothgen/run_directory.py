@@ -21,7 +21,7 @@ from smoothgen.errors import RunDirectoryError
 from smoothgen.registry import installed
 
 CHECKPOINT, METRICS, EXPERIMENT = "checkpoint.safetensors", "metrics.jsonl", "experiment.yaml"
-EVALUATION, SIGMA_SEARCH = "evaluation.json", "sigma_search.json"
+EVALUATION, SIGMA_SEARCH, ENVIRONMENT = "evaluation.json", "sigma_search.json", "environment.json"
 
 
 class RunDirectory:
@@ -69,7 +69,7 @@ class RunDirectory:
 
         text = OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
         write_atomically(self.path / EXPERIMENT, text.encode())
-        write_json(self.path / "environment.json", environment())
+        write_json(self.path / ENVIRONMENT, environment())
 
     def stored_config(self) -> ExperimentConfig:
         """The resolved configuration of the run that lies here."""
