@@ -22,6 +22,7 @@ from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.diagnosis import bad_gradient, first_bad_output
 from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from smoothgen.objectives import Objective
 from smoothgen.progress import Progress
 from smoothgen.run_directory import RunDirectory
 from smoothgen.sharding import full_state, local_shard, whole
@@ -237,7 +238,7 @@ class Trainer:
         if self.validation is None:
             return
         with self._averaged(stage, training):
-            loss = self.validation_loss(stage, training.wrapped)
+            loss, terms = self._validation_means(stage, training.wrapped, training.objective)
             position, patience = training.position, stage.settings.patience
             if loss < position.best_loss:
                 position.best_loss, position.best_step, position.without_improvement = loss, position.step, 0
@@ -246,15 +247,22 @@ class Trainer:
             else:
                 position.without_improvement += 1
         if self.run is not None and self.policy.is_main:
-            self.run.log({"stage": stage.name, "step": position.step, "validation_loss": loss})
+            self.run.log({"stage": stage.name, "step": position.step, "validation_loss": loss, **terms})
         self.progress.note(f"{stage.name} step {position.step}: validation loss {loss:.4f} nats")
 
-    @torch.no_grad()
     def validation_loss(self, stage: Stage, wrapped: nn.Module) -> float:
         """Mean loss over the validation split, nats; every call sees the same noise."""
+        return self._validation_means(stage, wrapped, stage.objective)[0]
+
+    @torch.no_grad()
+    def _validation_means(
+        self, stage: Stage, wrapped: nn.Module, objective: Objective
+    ) -> tuple[float, dict[str, float]]:
+        """`validation_loss` and the means of its terms. objective: what `wrapped` wraps."""
         assert self.validation is not None
         wrapped.eval()
         total = count = 0.0
+        terms: dict[str, float] = {}
         chunk = min(512, stage.objective.rows_at_once)
         starts = range(0, len(self.validation), chunk * self.policy.world)
         for start in starts:
@@ -268,8 +276,12 @@ class Trainer:
             seed_everything(self.seed, stage.name, start, self.policy.rank, "validate")
             with self.policy.autocast():
                 total += float(wrapped(x, context)) * weight
+            for name, value in objective.terms.items():
+                terms[name] = terms.get(name, 0.0) + float(value) * weight
             count += weight
-        return self.policy.sum(total) / self.policy.sum(count)
+        everywhere = self.policy.sum(count)
+        means = {name: self.policy.sum(value) / everywhere for name, value in terms.items()}
+        return self.policy.sum(total) / everywhere, means
 
     @contextlib.contextmanager
     def _averaged(self, stage: Stage, training: Training) -> Iterator[None]:

@@ -60,19 +60,25 @@ def open_run(run: RunRecord, policy: DevicePolicy, seed: int, images: int, point
         return None, f"The model cannot be loaded: {_line(error)}"
     if baseline is not None:
         baseline = baseline.to(policy.device)
-    data, problem = None, ""
-    try:
-        data = config.data.build()
-        data.split("test")
-    except SmoothgenError as error:
-        data, problem = None, f"The data cannot be read, so nothing is compared with them: {_line(error)}"
-    if data is not None and data.event.shape != model.event.shape:
-        data, problem = None, f"The data have shape {data.event.shape} now, the model {model.event.shape}."
+    data, problem = _data(config, model)
     if data is None and model.context_shape is not None:
         return None, f"{problem} This model's samples depend on a context of the data."
     count = images if is_image_event(model.event) else points
     panels = _panels(model, baseline, data, policy, seed, count)
     return Opened(config, model, baseline, data, panels), problem
+
+
+def _data(config: ExperimentConfig, model: SmoothedModel) -> tuple[DataSource | None, str]:
+    """The data the run was trained on, and why they are not there: "" where they are."""
+    try:
+        data = config.data.build()
+        for name in ("train", "test"):
+            data.split(name)
+    except SmoothgenError as error:
+        return None, f"The data cannot be read, so nothing is compared with them: {_line(error)}"
+    if data.event.shape != model.event.shape:
+        return None, f"The data have shape {data.event.shape} now, the model {model.event.shape}."
+    return data, ""
 
 
 def _panels(

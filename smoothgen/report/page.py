@@ -40,7 +40,7 @@ class View:
     run: int
     record: RunRecord
     notes: tuple[str, ...]
-    facts: tuple[tuple[str, str], ...]
+    facts: dict[str, str]
     figure: dict[str, Any] | None
     maps: list[dict[str, Any]]
     neighbours: dict[str, Any] | None
@@ -91,12 +91,13 @@ def render(
         title=", ".join(str(run.config.get("name", run.label)) for run in runs[:3]),
         runs=runs,
         views=views,
+        all_facts=list(dict.fromkeys(what for one in views for what in one.facts)),
         charts=charts,
         page_data={
             "runs": [run.label for run in runs],
             "charts": charts,
-            "figures": {view.run: _for_script(view.figure) for view in views if view.figure},
-            "levels": {view.run: [_without_picture(level) for level in view.levels] for view in views if view.levels},
+            "figures": {one.run: _for_script(one.figure) for one in views if one.figure},
+            "levels": {one.run: [_without_picture(level) for level in one.levels] for one in views if one.levels},
         },
         configuration=tables.configuration(runs),
         environment=tables.environment(runs),
@@ -113,9 +114,7 @@ def render(
     )
 
 
-def view(
-    number: int, run: RunRecord, count: int, policy: DevicePolicy, seed: int | None, examples: int | None
-) -> View:
+def view(number: int, run: RunRecord, count: int, policy: DevicePolicy, seed: int | None, examples: int | None) -> View:
     """Everything about one run that has to be computed or drawn."""
     own = run.config.get("seed")
     drawn_with = seed if seed is not None else own if isinstance(own, int) else 0
@@ -162,9 +161,9 @@ def _figure(opened: Opened, seed: int, budget: int) -> dict[str, Any]:
     return figure
 
 
-def facts(run: RunRecord) -> tuple[tuple[str, str], ...]:
-    """The few numbers to be seen first: (what, value)."""
-    found = [("status", run.status)]
+def facts(run: RunRecord) -> dict[str, str]:
+    """The few numbers to be seen first, by what they are."""
+    found = {"status": run.status}
     likelihoods = run.evaluation.get("likelihoods")
     for name, value in likelihoods.items() if isinstance(likelihoods, dict) else ():
         if not isinstance(value, dict):
@@ -175,18 +174,25 @@ def facts(run: RunRecord) -> tuple[tuple[str, str], ...]:
             shown = f"{tables.with_error(value.get('nats'), value.get('stderr'), 3)} nats"
         bounded = value.get("kind") == "lower bound"
         sign = ("≤ " if "bits_per_dim" in value else "≥ ") if bounded else ""
-        found.append((_LIKELIHOODS.get(name, name), sign + shown))
+        found[_title(name)] = sign + shown
     entropy = curves.finite(run.evaluation.get("entropy"))
     if entropy is not None:
-        found.append(("−entropy of the data, the best mean log p(x)", f"{tables.number(-entropy, 3)} nats"))
+        found["log p(x) of the data's own density (−entropy)"] = f"{tables.number(-entropy, 3)} nats"
     sigma = run.evaluation.get("sigma")
     if isinstance(sigma, list) and sigma:
-        found.append(("sigma", ", ".join(tables.number(value, 3) for value in sigma[:4]) + (" …" * (len(sigma) > 4))))
+        found["sigma"] = ", ".join(tables.number(value, 3) for value in sigma[:4]) + (" …" * (len(sigma) > 4))
     parameters = run.evaluation.get("parameters")
     if isinstance(parameters, dict):
         total = sum(value for name, value in parameters.items() if isinstance(value, int) and name != "baseline")
-        found.append(("parameters", f"{total:,}"))
-    return tuple(found)
+        found["parameters"] = f"{total:,}"
+    return found
+
+
+def _title(likelihood: str) -> str:
+    """What evaluation.json's name of a likelihood means."""
+    draws = likelihood.removeprefix("iw-")
+    weighted = f"importance-weighted bound, K = {draws}" if draws != likelihood else likelihood
+    return _LIKELIHOODS.get(likelihood, weighted)
 
 
 _LIKELIHOODS = {"elbo": "bound on log p(x)", "baseline": "plain model", "stage-one": "bound from stage one alone"}

@@ -12,6 +12,7 @@ from smoothgen.checkpoint import WEIGHTS_FILE
 from smoothgen.config import TrainerConfig, read_yaml
 from smoothgen.errors import RunDirectoryError
 from smoothgen.run_directory import ENVIRONMENT, EVALUATION, EXPERIMENT, METRICS, SIGMA_SEARCH
+from smoothgen.successive_halving import Rung
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read_run(path: Path) -> RunRecord:
     notes: list[str] = []
     environment = _read_json(path / ENVIRONMENT, notes)
     evaluation = _read_json(path / EVALUATION, notes)
-    search = _read_json(path / SIGMA_SEARCH, notes) or None
+    search = _search(_read_json(path / SIGMA_SEARCH, notes), notes)
     metrics = _read_lines(path / METRICS, notes)
     trained = (path / WEIGHTS_FILE).is_file()
     if not trained:
@@ -113,6 +114,20 @@ def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append(f"{path.name} cannot be read.")
         return {}
     return content
+
+
+def _search(record: dict[str, Any], notes: list[str]) -> dict[str, Any] | None:
+    """The record of a search for sigma, where it is one."""
+    if not record:
+        return None
+    try:
+        rungs = [Rung.restored(values) for values in record["rungs"]]
+        complete = all(len(rung.candidates) == len(rung.scores) for rung in rungs) and len(record["candidates"]) > 0
+    except (KeyError, TypeError):
+        complete = False
+    if not complete:
+        notes.append(f"{SIGMA_SEARCH} cannot be read.")
+    return record if complete else None
 
 
 def _read_lines(path: Path, notes: list[str]) -> tuple[dict[str, Any], ...]:

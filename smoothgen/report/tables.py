@@ -111,7 +111,7 @@ def likelihoods(run: RunRecord) -> Grid | None:
     entropy = finite(run.evaluation.get("entropy"))
     note = "± is one standard error over the examples."
     if entropy is not None:
-        note += f" The data's exact entropy is {number(entropy)} nats: no model's mean log p(x) can exceed −entropy."
+        note += f" The data's exact entropy is {number(entropy)} nats: no model's log p(x) has a mean above −entropy."
     columns = tuple(titles[i] for i in kept)
     return Grid("Likelihood of the test split", columns, tuple(tuple(row[i] for i in kept) for row in rows), note)
 
@@ -185,8 +185,9 @@ def sample_measures(run: RunRecord) -> list[Grid]:
 def _of_rich(title: str, table: RichTable) -> Grid:
     columns = tuple(_plain(column.header) for column in table.columns)
     cells = [[_plain(cell) for cell in column.cells] for column in table.columns]
-    said = ". ".join(_plain(text) for text in (table.title, table.caption) if text)
-    return Grid(title, columns, tuple(zip(*cells, strict=True)), f"{said[:1].upper()}{said[1:]}." if said else "")
+    said = [_plain(text) for text in (table.title, table.caption) if text]
+    note = " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
+    return Grid(title, columns, tuple(zip(*cells, strict=True)), note)
 
 
 def _plain(cell: Any) -> str:

@@ -27,8 +27,8 @@ function colour(name) {
 function short(value) {
   const size = Math.abs(value);
   if (value === 0) return "0";
-  if (size >= 1e6 || size < 1e-3) return value.toExponential(1).replace("e+", "e");
-  return String(Number(value.toPrecision(4)));
+  const text = size >= 1e6 || size < 1e-3 ? value.toExponential(1).replace("e+", "e") : String(Number(value.toPrecision(4)));
+  return text.replaceAll("-", "−");
 }
 
 // ---------------------------------------------------------------- scales
@@ -81,10 +81,10 @@ function startChart(holder) {
   const title = chart.title + (several && chart.x === "sigma" ? " · " + page.runs[chart.series[0].run] : "");
   const head = element("div", { class: "chart-head" }, holder);
   element("b", {}, head, title + (chart.unit ? ", " + chart.unit : ""));
-  const canX = Math.min(...steps) > 0, canY = Math.min(...values) > 0;
-  toggle(head, "log y", "logY", canY, "a logarithm needs values above 0");
-  toggle(head, "log x", "logX", canX, "a logarithm needs values above 0");
-  if (chart.x === "step") toggle(head, "skip start", "late", true, "");
+  const curved = chart.series.some((one) => one.points.length > 2);  // a level line has nothing to rescale
+  toggle(head, "log y", "logY", curved && Math.min(...values) > 0);
+  toggle(head, "log x", "logX", curved && Math.min(...steps) > 0);
+  toggle(head, "skip start", "late", curved && chart.x === "step");
   const svg = drawn("svg", { tabindex: "0", role: "img", "aria-label": described() }, holder);
   const legend = element("div", { class: "legend" }, holder);
   const readout = element("div", { class: "readout", "aria-live": "polite" }, holder);
@@ -102,10 +102,9 @@ function startChart(holder) {
     });
   });
 
-  function toggle(parent, text, key, possible, reason) {
+  function toggle(parent, text, key, possible) {
+    if (!possible) return;
     const button = element("button", { type: "button", "aria-pressed": String(state[key]) }, parent, text);
-    button.disabled = !possible;
-    if (!possible) button.title = reason;
     button.addEventListener("click", () => {
       state[key] = !state[key];
       button.setAttribute("aria-pressed", String(state[key]));
@@ -143,13 +142,13 @@ function startChart(holder) {
     if (!known.length) { drawn("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, svg, "nothing to show"); return; }
     const y = scale(known.map((point) => point[1]), state.logY, height - 34, 10, 5);
     const left = 14 + 6.4 * Math.max(...y.ticks.map((tick) => short(tick).length), 2);
-    const x = scale(known.map((point) => point[0]), state.logX, left, width - 12, Math.max(2, Math.floor(width / 90)));
+    const x = scale(known.map((point) => point[0]), state.logX, left, width - 20, Math.max(2, Math.floor(width / 90)));
     for (const tick of y.ticks) {
-      drawn("line", { class: "grid", x1: left, x2: width - 12, y1: y.place(tick), y2: y.place(tick) }, svg);
+      drawn("line", { class: "grid", x1: left, x2: width - 20, y1: y.place(tick), y2: y.place(tick) }, svg);
       drawn("text", { x: left - 6, y: y.place(tick) + 4, "text-anchor": "end" }, svg, short(tick));
     }
     for (const tick of x.ticks) drawn("text", { x: x.place(tick), y: height - 18, "text-anchor": "middle" }, svg, short(tick));
-    drawn("text", { x: width - 12, y: height - 4, "text-anchor": "end" }, svg, chart.x);
+    drawn("text", { x: width - 20, y: height - 4, "text-anchor": "end" }, svg, chart.x);
     for (const one of shown) {
       let path = "", broken = true;
       for (const point of one.points) {
@@ -306,7 +305,7 @@ function startMover(holder) {
   const figure = page.figures[holder.dataset.run];
   const slider = holder.querySelector("input[type=range]"), output = holder.querySelector("output");
   const radios = [...holder.querySelectorAll("input[type=radio]")], play = holder.querySelector(".play");
-  const canvas = holder.querySelector("canvas");
+  const canvas = holder.querySelector("canvas.moving");
   const target = () => (radios.find((radio) => radio.checked) || { value: figure.inverted[0] }).value;
   const image = (name) => [...document.querySelectorAll("img[id^='panel-" + holder.dataset.run + "-']")].find((img) => img.dataset.name === name);
 
@@ -338,6 +337,8 @@ function startMover(holder) {
   });
   slider.addEventListener("input", () => { cancelAnimationFrame(running); draw(); });
   radios.forEach((radio) => radio.addEventListener("change", draw));
+  const reference = holder.querySelector(".reference");
+  if (reference) reference.src = image(reference.dataset.name).src;
   if (canvas) keepDrawn(canvas, draw); else draw();
 }
 
