@@ -158,6 +158,7 @@ def _figure(opened: Opened, seed: int, budget: int) -> dict[str, Any]:
         figure["panels"] = {name: point_rows(x, figure["axes"]) for name, x in opened.panels.items()}
         figure["count"] = max(map(len, opened.panels.values()))
         figure["dimensions"] = opened.model.event.dimensions
+    figure["fewer"] = min(map(len, opened.panels.values())) < figure["count"]
     return figure
 
 
@@ -177,7 +178,7 @@ def facts(run: RunRecord) -> dict[str, str]:
         found[_title(name)] = sign + shown
     entropy = curves.finite(run.evaluation.get("entropy"))
     if entropy is not None:
-        found["log p(x) of the data's own density (−entropy)"] = f"{tables.number(-entropy, 3)} nats"
+        found["best possible (−entropy)"] = f"{tables.number(-entropy, 3)} nats"
     sigma = run.evaluation.get("sigma")
     if isinstance(sigma, list) and sigma:
         found["sigma"] = ", ".join(tables.number(value, 3) for value in sigma[:4]) + (" …" * (len(sigma) > 4))
@@ -195,7 +196,7 @@ def _title(likelihood: str) -> str:
     return _LIKELIHOODS.get(likelihood, weighted)
 
 
-_LIKELIHOODS = {"elbo": "bound on log p(x)", "baseline": "plain model", "stage-one": "bound from stage one alone"}
+_LIKELIHOODS = {"elbo": "bound (ELBO)", "baseline": "plain model", "stage-one": "bound from stage one alone"}
 
 
 def _searches(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothgen.checkpoint import WEIGHTS_FILE
-from smoothgen.config import TrainerConfig, read_yaml
+from smoothgen.config import read_yaml
 from smoothgen.errors import RunDirectoryError
 from smoothgen.run_directory import ENVIRONMENT, EVALUATION, EXPERIMENT, METRICS, SIGMA_SEARCH
 from smoothgen.successive_halving import Rung
@@ -54,7 +54,7 @@ class RunRecord:
             return None
         own = trainer.get(stage)
         changed = own.get("max_steps") if isinstance(own, dict) else None
-        return changed or trainer.get("max_steps") or TrainerConfig().max_steps
+        return changed or trainer.get("max_steps")
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:

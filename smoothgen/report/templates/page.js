@@ -285,8 +285,14 @@ function histogram(brush, values, box, ink, axis, labelled) {
     brush.textAlign = "center"; brush.fillText(axis.name, box.x + box.w / 2, box.y + box.h + 15);
     brush.textAlign = "right"; brush.fillText(short(axis.high), box.x + box.w, box.y + box.h + 15);
   } else {
-    brush.textAlign = "left"; brush.fillText(axis.name, box.x + 4, box.y + 12, box.w - 6);
+    brush.textAlign = "left"; brush.fillText(fitted(brush, axis.name, box.w - 6), box.x + 4, box.y + 12);
   }
+}
+
+function fitted(brush, text, width) {
+  let kept = text;
+  while (kept && brush.measureText(kept === text ? text : kept + "…").width > width) kept = kept.slice(0, -1);
+  return kept === text ? text : kept + "…";
 }
 
 function inkOf(name, figure) {
