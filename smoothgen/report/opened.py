@@ -53,7 +53,7 @@ def open_run(run: RunRecord, policy: DevicePolicy, seed: int, images: int, point
     if not run.trained:
         return None, ""
     try:
-        config = ExperimentConfig.model_validate(run.config)
+        config = ExperimentConfig.model_validate(run.config | {"loggers": []})  # theirs may not be installed here
         model = load(run.path).to(policy.device)
         baseline = load_baseline(run.path)
     except (SmoothgenError, ValidationError) as error:

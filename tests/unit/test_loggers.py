@@ -137,8 +137,10 @@ def test_a_failed_run_is_told_to_its_loggers(tmp_path, monkeypatch):
     assert EVENTS[-1] == ("finish", "failed")
 
 
-def test_other_processes_have_no_loggers(tmp_path):
-    assert RunDirectory(tmp_path).loggers.active == {}
+def test_only_the_main_process_logs(tmp_path, monkeypatch):
+    monkeypatch.setattr(smoothgen.DevicePolicy, "is_main", False)
+    smoothgen.fit(config("recorder"), tmp_path / "run")
+    assert EVENTS == []
 
 
 def test_loggers_need_a_run_directory():
