@@ -37,6 +37,9 @@ _HOME = {
     "FeatureNetwork": "feature_network",
     "FeatureNetworkConfig": "feature_network",
     "AnyFeatureNetwork": "feature_network",
+    "Logger": "logger",
+    "LoggerConfig": "logger",
+    "AnyLogger": "logger",
     "EventSpec": "event",
     "ContextSpec": "event",
     "Likelihood": "likelihood",
@@ -75,6 +78,9 @@ if TYPE_CHECKING:
     from smoothgen.inverter import Inverter as Inverter
     from smoothgen.inverter import InverterConfig as InverterConfig
     from smoothgen.likelihood import Likelihood as Likelihood
+    from smoothgen.logger import AnyLogger as AnyLogger
+    from smoothgen.logger import Logger as Logger
+    from smoothgen.logger import LoggerConfig as LoggerConfig
     from smoothgen.noise_kernel import AnyNoiseKernel as AnyNoiseKernel
     from smoothgen.noise_kernel import NoiseKernel as NoiseKernel
     from smoothgen.noise_kernel import NoiseKernelConfig as NoiseKernelConfig

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from smoothgen.commands import evaluate, listings, new_plugin, reproduce, train, ui, use
+from smoothgen.commands import evaluate, listings, new_plugin, report, reproduce, train, ui, use
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +20,7 @@ COMMANDS = (
     train.train,
     use.sample,
     evaluate.evaluate,
+    report.report,
     train.compare,
     reproduce.reproduce,
     use.denoise,

@@ -25,6 +25,7 @@ from smoothgen.errors import ConfigError
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import AnyFeatureNetwork
 from smoothgen.inverter import AnyInverter
+from smoothgen.logger import AnyLogger
 from smoothgen.noise_kernel import AnyNoiseKernel
 from smoothgen.smoothed_model import SmoothedConfig
 
@@ -172,7 +173,8 @@ class EvaluationConfig(StrictModel):
 class ExperimentConfig(StrictModel):
     """Data, kernel, smoothed density, inverter, and how to train and measure them.
 
-    baseline: a plain density of x, trained and measured beside the smoothed model.
+    baseline: a plain density of x, trained and measured beside the smoothed model. loggers: where else the run is
+    followed while it goes on.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "experiment"
@@ -185,6 +187,7 @@ class ExperimentConfig(StrictModel):
     trainer: TrainerConfig = TrainerConfig()
     evaluate: EvaluationConfig = EvaluationConfig()
     device: DeviceConfig = DeviceConfig()
+    loggers: tuple[AnyLogger, ...] = ()
     seed: NonNegativeInt = 0
 
     def model(self) -> SmoothedConfig:

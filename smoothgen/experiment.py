@@ -21,6 +21,7 @@ from smoothgen.evaluation.measure import check_measurable, measure
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
 from smoothgen.model_card import write_card
+from smoothgen.logger import build_loggers
 from smoothgen.progress import Progress
 from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
@@ -113,6 +114,9 @@ def fit(
     policy = DevicePolicy(config.device)
     if run_dir is None and resume:
         raise ConfigError("resume needs the run_dir of the run to continue")
+    if run_dir is None and config.loggers:
+        raise ConfigError(f"{config.name}: loggers follow a run in its directory; give a run_dir, or loggers=[]")
+    loggers = build_loggers(config.loggers)
     bars = Progress(enabled=progress and policy.is_main)
     data = config.data.build()
     search = SigmaSearch(config, data, policy, assemble, bars) if config.kernel.searches else None
@@ -125,8 +129,8 @@ def fit(
                 record = search.run()
                 parts = search.assembled(record)
             return _train(trainer_of(*parts, data, policy, None, bars), *parts, False, record)
-        run = RunDirectory(Path(run_dir))
-        with run.writing(resume) if policy.is_main else contextlib.nullcontext():
+        run = RunDirectory(Path(run_dir), loggers if policy.is_main else {})
+        with run.writing(resume) if policy.is_main else contextlib.nullcontext(), run.logging():
             policy.barrier()
             from_checkpoint = resume and run.has_checkpoint
             if resume and run.exists:
@@ -171,6 +175,7 @@ def _train(
             if config.evaluate.metrics is None or "samples" in config.evaluate.metrics:
                 draw_pictures(run.path, config, model, baseline, data, policy)
             write_card(run.path)
+            run.publish(metrics)
     policy.barrier()
     return Result(model, baseline, metrics, config, None if run is None else run.path, trainer.reports)
 
@@ -182,7 +187,11 @@ def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
     """
     both = (with_found_sigma(each, run.search()) for each in (config, run.stored_config()))
     now, then = (each.model_dump(mode="json") for each in both)
-    changed = [key for key in now if key not in ("name", "description", "evaluate", "device") and now[key] != then[key]]
+    changed = [
+        key
+        for key in now
+        if key not in ("name", "description", "evaluate", "device", "loggers") and now[key] != then[key]
+    ]
     if changed:
         raise ConfigError(
             f"{run.path} was started with another {', '.join(changed)}; resume with its own {EXPERIMENT}, "

@@ -17,20 +17,22 @@ from filelock import FileLock, Timeout
 from smoothgen import __version__
 from smoothgen.checkpoint import finite, write_atomically, write_json
 from smoothgen.config import ExperimentConfig, read_yaml
-from smoothgen.errors import RunDirectoryError
+from smoothgen.errors import Interrupted, RunDirectoryError
+from smoothgen.logger import Logger, Loggers, Status
 from smoothgen.registry import installed
 
 CHECKPOINT, FORMER, METRICS = "checkpoint.safetensors", "checkpoint.previous.safetensors", "metrics.jsonl"
 EXPERIMENT = "experiment.yaml"
-EVALUATION, SIGMA_SEARCH = "evaluation.json", "sigma_search.json"
+EVALUATION, SIGMA_SEARCH, ENVIRONMENT = "evaluation.json", "sigma_search.json", "environment.json"
 
 
 class RunDirectory:
     """experiment.yaml, environment.json, metrics.jsonl, checkpoint.safetensors, and what evaluation adds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, loggers: dict[str, Logger] | None = None) -> None:
         self.path = path
         self.records = 0
+        self.loggers = Loggers(loggers or {})
 
     @property
     def checkpoint(self) -> Path:
@@ -86,7 +88,7 @@ class RunDirectory:
 
         text = OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
         write_atomically(self.path / EXPERIMENT, text.encode())
-        write_json(self.path / "environment.json", environment())
+        write_json(self.path / ENVIRONMENT, environment())
 
     def stored_config(self) -> ExperimentConfig:
         """The resolved configuration of the run that lies here."""
@@ -96,13 +98,41 @@ class RunDirectory:
         return ExperimentConfig.model_validate(read_yaml(path))
 
     def log(self, record: dict[str, Any]) -> None:
-        """Appends one line to metrics.jsonl."""
+        """Appends one line to metrics.jsonl, and passes it to the loggers."""
+        self._start_loggers()
         try:
             with (self.path / METRICS).open("a") as file:
                 file.write(json.dumps(finite(record)) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"cannot write {self.path / METRICS}: {error.strerror}") from error
         self.records += 1
+        self.loggers.log(self.records - 1, record)
+
+    def _start_loggers(self) -> None:
+        """Starts the loggers with the records that stand. They are known once training has begun or was restored."""
+        if self.loggers.active and not self.loggers.started:
+            standing = self.metrics()[: self.records]
+            self.loggers.start(lambda: self.stored_config().model_dump(mode="json"), self.path, standing)
+
+    def publish(self, metrics: dict[str, Any]) -> None:
+        """Passes what was measured, and the run's pictures, to the loggers."""
+        self._start_loggers()
+        self.loggers.measure(metrics)
+        for name in ("samples", "neighbours"):
+            self.loggers.picture(name, self.path / f"{name}.png")
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Closes the loggers at the end, and tells them how the run ended."""
+        status: Status = "failed"
+        try:
+            yield
+            status = "finished"
+        except Interrupted:
+            status = "interrupted"
+            raise
+        finally:
+            self.loggers.finish(status)
 
     def rewind(self, records: int) -> None:
         """Drops the metrics logged after the checkpoint that training resumes from."""

@@ -26,7 +26,9 @@ from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError, RecoveryWarning
 from smoothgen.fingerprint import check_fingerprint, fingerprint
 from smoothgen.guards import bad_step, batch_report, remembered
+from smoothgen.objectives import Objective
 from smoothgen.progress import Progress
+from smoothgen.recovery import newest_checkpoint
 from smoothgen.run_directory import RunDirectory
 from smoothgen.sharding import full_state, local_shard, whole
 from smoothgen.signals import StopSignals
@@ -327,7 +329,7 @@ class Trainer:
         if self.validation is None:
             return
         with self._averaged(stage, training):
-            loss = self.validation_loss(stage, training.wrapped)
+            loss, terms = self._validation_means(stage, training.wrapped, training.objective)
             position, patience = training.position, stage.settings.patience
             if loss < position.best_loss:
                 position.best_loss, position.best_step, position.without_improvement = loss, position.step, 0
@@ -336,15 +338,22 @@ class Trainer:
             else:
                 position.without_improvement += 1
         if self.run is not None and self.policy.is_main:
-            self.run.log({"stage": stage.name, "step": position.step, "validation_loss": loss})
+            self.run.log({"stage": stage.name, "step": position.step, "validation_loss": loss, **terms})
         self.progress.note(f"{stage.name} step {position.step}: validation loss {loss:.4f} nats")
 
-    @torch.no_grad()
     def validation_loss(self, stage: Stage, wrapped: nn.Module) -> float:
         """Mean loss over the validation split, nats; every call sees the same noise."""
+        return self._validation_means(stage, wrapped, stage.objective)[0]
+
+    @torch.no_grad()
+    def _validation_means(
+        self, stage: Stage, wrapped: nn.Module, objective: Objective
+    ) -> tuple[float, dict[str, float]]:
+        """`validation_loss` and the means of its terms. objective: what `wrapped` wraps."""
         assert self.validation is not None
         wrapped.eval()
         total = count = 0.0
+        terms: dict[str, float] = {}
         chunk = min(512, stage.objective.rows_at_once)
         starts = range(0, len(self.validation), chunk * self.policy.world)
         for start in starts:
@@ -358,8 +367,12 @@ class Trainer:
             seed_everything(self.seed, stage.name, start, self.policy.rank, "validate")
             with self.policy.autocast():
                 total += float(wrapped(x, context)) * weight
+            for name, value in objective.terms.items():
+                terms[name] = terms.get(name, 0.0) + float(value) * weight
             count += weight
-        return self.policy.sum(total) / self.policy.sum(count)
+        everywhere = self.policy.sum(count)
+        means = {name: self.policy.sum(value) / everywhere for name, value in terms.items()}
+        return self.policy.sum(total) / everywhere, means
 
     @contextlib.contextmanager
     def _averaged(self, stage: Stage, training: Training) -> Iterator[None]:
@@ -400,7 +413,7 @@ class Trainer:
 
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.run is not None
-        tensors, metadata = self._newest_checkpoint(self.run)
+        tensors, metadata = newest_checkpoint(self.run, CHECKPOINT_KIND, self.policy)
         if metadata["stages"] != [stage.name for stage in self.stages]:
             raise CheckpointError(f"{self.run.checkpoint} has the stages {metadata['stages']}, this run others")
         check_fingerprint(self.run.checkpoint, metadata.get("fingerprint"), self._fingerprint)
@@ -416,28 +429,6 @@ class Trainer:
         if self.policy.is_main:
             self.run.rewind(metadata["records"])
         return tensors, metadata
-
-    def _newest_checkpoint(self, run: RunDirectory) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The newest checkpoint that is whole. A damaged one is set aside, with a warning."""
-        problem: CheckpointError | None = None
-        try:
-            found = read_tensors(run.checkpoint, CHECKPOINT_KIND) if run.checkpoint.exists() else None
-        except CheckpointError as error:
-            found, problem = None, error
-            if not run.former_checkpoint.exists():
-                raise
-        self.policy.barrier()
-        if found is not None:
-            return found
-        found = read_tensors(run.former_checkpoint, CHECKPOINT_KIND)
-        self.policy.barrier()
-        if problem is not None and self.policy.is_main:
-            aside = run.set_aside()
-            warnings.warn(
-                f"{problem}. It is now {aside}; going on from the checkpoint before it", RecoveryWarning, stacklevel=2
-            )
-        self.policy.barrier()
-        return found
 
     @functools.cached_property
     def _fingerprint(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def train(
         return  # another process of the same run reports
     show(result.metrics)
     typer.echo(f"everything is in {directory}; look at {directory / 'samples.png'}")
+    typer.echo(f"for one page with all of it: smoothgen report {directory}")
 
 
 def compare(
