@@ -20,8 +20,8 @@ from smoothgen.errors import ConfigError, SmoothgenError
 from smoothgen.evaluation.measure import check_measurable, measure
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
-from smoothgen.model_card import write_card
 from smoothgen.logger import build_loggers
+from smoothgen.model_card import write_card
 from smoothgen.progress import Progress
 from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory

@@ -8,7 +8,6 @@ import functools
 import math
 import signal
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -16,14 +15,14 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
+from smoothgen.checkpoint import FORMAT, load_weights, write_tensors
 from smoothgen.config import ExperimentConfig, StageName, TrainerConfig
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.diagnosis import bad_gradient, first_bad_output
 from smoothgen.ema import ExponentialMovingAverage
-from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError, RecoveryWarning
+from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError
 from smoothgen.fingerprint import check_fingerprint, fingerprint
 from smoothgen.guards import bad_step, batch_report, remembered
 from smoothgen.objectives import Objective
