@@ -24,7 +24,12 @@ from smoothgen_adapters.zuko_flow import ZukoConfig
 BRANCHES = "its splines index by which values are inside their bound"
 SMALL = {
     "zuko": ZukoConfig(arguments={"transforms": 2, "hidden_features": [16], "bins": 4}),
-    "nflows": NflowsConfig(layers=2, encoder=(16,), arguments={"hidden_features": 16, "num_blocks": 1, "num_bins": 4}),
+    "nflows": NflowsConfig(  # its splines start so steep that the contract's grid cannot follow them
+        flow="MaskedAffineAutoregressiveTransform",
+        layers=2,
+        encoder=(16,),
+        arguments={"hidden_features": 16, "num_blocks": 1},
+    ),
     "normflows": NormflowsConfig(
         layers=2, encoder=(16,), arguments={"num_hidden_channels": 16, "num_blocks": 1, "num_bins": 4}
     ),
@@ -32,7 +37,7 @@ SMALL = {
 }
 EXCUSED = {
     "zuko": {"compiles": "it builds distributions and transforms anew in every call"},
-    "nflows": {"compiles": BRANCHES, "meta": BRANCHES},
+    "nflows": {},
     "normflows": {"compiles": BRANCHES, "meta": BRANCHES},
     "torch": {},
 }

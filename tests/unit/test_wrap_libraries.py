@@ -71,6 +71,21 @@ def nflows_maf(dimensions: int, context: int | None, layers: int = 2, **settings
     return flows.Flow(transforms.CompositeTransform(parts), distributions.StandardNormal([dimensions]))
 
 
+def nflows_spline(dimensions: int, context: int) -> nn.Module:
+    pytest.importorskip("nflows", reason="nflows is not installed: extra bench")
+    from nflows import distributions, flows, transforms
+
+    parts = []
+    for _ in range(2):
+        parts += [
+            transforms.ReversePermutation(dimensions),
+            transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+                dimensions, 16, context_features=context, num_bins=4, tails="linear", tail_bound=5.0
+            ),
+        ]
+    return flows.Flow(transforms.CompositeTransform(parts), distributions.StandardNormal([dimensions]))
+
+
 def nflows_batch_norm() -> nn.Module:
     pytest.importorskip("nflows", reason="nflows is not installed: extra bench")
     from nflows.flows import MaskedAutoregressiveFlow
@@ -103,6 +118,7 @@ SOUND = {
     "normflows RealNVP with ActNorm": (lambda: normflows_realnvp(2), 2, False),
     "nflows MAF, 1": (lambda: nflows_maf(1, None), 1, False),
     "nflows MAF, 3": (lambda: nflows_maf(3, 4), 3, True),
+    "nflows spline, 2": (lambda: nflows_spline(2, 3), 2, True),
     "nflows MAF with dropout": (lambda: nflows_maf(2, None, dropout_probability=0.5), 2, False),
     "zuko NSF, 1": (lambda: zuko_flow("NSF", 1, 2, hidden_features=(16,)), 1, True),
     "zuko NSF, 4": (lambda: zuko_flow("NSF", 4, 5, transforms=2, hidden_features=(16,)), 4, True),
