@@ -6,13 +6,20 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Generator, Tensor, nn
 
 from smoothgen.density_model import DensityModel
 from smoothgen.errors import ConfigError, NoClosedFormError, ShapeError
 from smoothgen.event import EventSpec
-from smoothgen.noise_kernel import NoiseKernel, NoiseKernelConfig, ProductKernel, ScaledKernelConfig, median_sigma
+from smoothgen.noise_kernel import (
+    AnyNoiseKernel,
+    NoiseKernel,
+    NoiseKernelConfig,
+    ProductKernel,
+    ScaledKernelConfig,
+    median_sigma,
+)
 from smoothgen_kernels import smoothgen_components
 from smoothgen_kernels.gaussian import GaussianConfig, GaussianKernel
 from smoothgen_kernels.laplace import LaplaceConfig, LaplaceKernel
@@ -111,6 +118,40 @@ def test_a_learnable_kernel_is_one_with_a_parameter_that_moves():
     assert "log_sigma" in fixed.state_dict() and fixed.log_sigma.shape == (1, 1, 1)
 
 
+def test_a_kernel_is_not_learnable_unless_asked():
+    for kernel in (GaussianKernel, LaplaceKernel, UniformKernel):
+        assert not kernel(CUBE, 0.5).learnable and kernel(CUBE, 0.5, learnable=True).learnable
+
+
+def test_sigma_is_rounded_once_to_the_default_dtype():
+    """The logarithm is taken in double precision, whatever the model computes in."""
+    sigmas = (0.1, 0.2, 0.3, 0.7, 1.1, 1.3, 3.7, 9.9)
+    torch.set_default_dtype(torch.float32)
+    try:
+        kernel = GaussianConfig(sigma=sigmas).build(EventSpec(shape=(8,)))
+    finally:
+        torch.set_default_dtype(torch.float64)
+    assert kernel.log_sigma.dtype == torch.float32
+    assert torch.equal(kernel.log_sigma, torch.tensor([math.log(s) for s in sigmas], dtype=torch.float32))
+    in_single = torch.tensor(sigmas, dtype=torch.float32).log()
+    assert not torch.equal(kernel.log_sigma, in_single), "the sigmas are such that it shows"
+
+
+class Causal(Flat):
+    """The paper's released code differentiates each coordinate's own conditional only: here that is 2 everywhere."""
+
+    autoregressive = True
+
+    def _causal_score(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return torch.full_like(x, 2.0)
+
+
+def test_the_causal_score_is_used_where_it_is_asked_for():
+    kernel, x = GaussianConfig(sigma=0.5).build(CUBE), torch.zeros(4, 3)
+    assert torch.allclose(kernel.posterior_mean(x, Causal(CUBE), score="causal"), torch.full((4, 3), 0.25 * 2.0))
+    assert torch.equal(kernel.posterior_mean(x, Causal(CUBE)), x)
+
+
 def test_the_default_score_is_the_whole_joint():
     """x_tilde + sigma^2 times the gradient of the joint, which for a flat density is x_tilde."""
     x = torch.randn(4, 3, generator=Generator().manual_seed(0))
@@ -162,6 +203,9 @@ def test_the_edge_of_the_uniform_kernel_gives_way_by_rounding_only(dtype):
     for x in (large, -large):
         assert inside(x, edge + 1.0 * eps * large) and inside(x, -edge - 1.0 * eps * large)
         assert not inside(x, edge + 4.0 * eps * large) and not inside(x, -edge - 4.0 * eps * large)
+    unit = eps * large  # of the numbers above 2^12, so that x + noise is not rounded
+    noise = (math.floor(edge / unit) + 3) * unit
+    assert 2.1 * unit < noise - edge < 3.0 * unit and not inside(large, noise)
 
 
 def test_no_coordinate_of_the_uniform_kernel_lies_outside_its_box():
@@ -225,12 +269,21 @@ def test_a_wrong_sigma_is_one_message():
     assert refusal.value.__cause__ is None
 
 
+def test_a_field_of_any_kernel_takes_the_registered_ones_by_their_tags():
+    kernels = TypeAdapter(AnyNoiseKernel)
+    for tag, config in CONFIGS.items():
+        assert kernels.validate_python({"type": tag, "sigma": 0.3}) == config(sigma=0.3)
+    for no_kernel in ("gausian", "made"):
+        with pytest.raises(ValidationError, match="gaussian, laplace, uniform"):
+            kernels.validate_python({"type": no_kernel, "sigma": 0.3})
+
+
 def test_what_a_plugins_configuration_has_to_define():
     class Bare(NoiseKernelConfig):
         type: str = "bare"
 
     assert issubclass(ScaledKernelConfig, NoiseKernelConfig)
-    assert not Bare().searches
+    assert Bare().searches is False
     assert message(TypeError, lambda: Bare().build(CUBE)) == "Bare must define build(event)"
     assert message(TypeError, lambda: Bare().with_sigma(1.0)) == (
         "Bare must define with_sigma(sigma) to be searched for"
@@ -258,6 +311,13 @@ def test_median_rule_looks_at_two_thousand_examples():
     whole = (1.0 - math.sqrt(0.5)) * 4000.0 / 2.0  # the median |difference| of two uniforms on [0, 1] is 1 - sqrt(1/2)
     assert median_sigma(data) == pytest.approx(whole, rel=2e-3)
     assert median_sigma(data) == median_sigma(data, most=2000) != median_sigma(data, most=2001)
+
+
+def test_median_rule_works_where_the_data_are():
+    """Whatever the default device is."""
+    data = torch.tensor([[0.0], [3.0]])
+    with torch.device("meta"):
+        assert median_sigma(data) == pytest.approx(1.5)
 
 
 def test_median_rule_measures_in_double_precision():
