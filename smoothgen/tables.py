@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from array import array as compact
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from smoothgen.arrays import ENDINGS as ARRAY_ENDINGS
 from smoothgen.arrays import read_array
 from smoothgen.component import nearest
 from smoothgen.errors import DataError
+from smoothgen.regular_file import home_expanded, is_regular, open_regular
 
 Column = str | int
 ENDINGS = (*ARRAY_ENDINGS, ".csv")
@@ -62,10 +65,10 @@ def read_table(
 
     Raises DataError: what is wrong, where, and what to do.
     """
-    path = path.expanduser()
-    if path.is_dir():
+    path = home_expanded(path)
+    if os.path.isdir(path):
         raise DataError(f"{path} is a folder ({path.absolute()}); give the path of one file: {', '.join(ENDINGS)}")
-    if not path.is_file():
+    if not is_regular(path):
         raise DataError(f"{path} does not exist (looked for {path.absolute()}); give the path of a data file")
     if path.suffix.lower() not in ENDINGS:
         raise DataError(f'{path}: unknown ending "{path.suffix}"; use one of {", ".join(ENDINGS)}')
@@ -100,14 +103,16 @@ def choose(columns: Sequence[Column], names: Sequence[str], count: int, path: Pa
 def read_csv(path: Path, columns: Sequence[Column] | None, form: CsvFormat) -> Table:
     """Reads line by line; cells that are not wanted may hold anything. Row numbers are lines of the file."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             rows = _rows(csv.reader(file, delimiter=form.delimiter))
             return _parse(rows, path, columns, form)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
-    except (csv.Error, OSError) as error:
+    except DataError:
+        raise
+    except (csv.Error, OSError, ValueError, TypeError) as error:  # the last two for impossible delimiters
         raise DataError(f"{path} cannot be read as .csv: {error}") from error
 
 

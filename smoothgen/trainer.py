@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
+from smoothgen.checkpoint_metadata import check_metadata, refusing_misfits
 from smoothgen.config import ExperimentConfig, StageName, TrainerConfig
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
@@ -141,7 +142,8 @@ class Trainer:
         average = ExponentialMovingAverage(parameters, settings.ema_decay)
         training = Training(objective, wrapped, optimizer, average, parameters)
         if restored and saved is not None:
-            training.restore(*saved, self.policy)
+            with refusing_misfits(self.run.checkpoint if self.run else None):
+                training.restore(*saved, self.policy)
         return training
 
     def _step(self, stage: Stage, training: Training) -> tuple[float | Tensor, float | Tensor]:
@@ -308,8 +310,7 @@ class Trainer:
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.run is not None
         tensors, metadata = read_tensors(self.run.checkpoint, CHECKPOINT_KIND)
-        if metadata["stages"] != [stage.name for stage in self.stages]:
-            raise CheckpointError(f"{self.run.checkpoint} has the stages {metadata['stages']}, this run others")
+        check_metadata(metadata, [stage.name for stage in self.stages], self.run.checkpoint)
         if metadata["position"]:
             settings = self.stages[metadata["stage"]].settings
             parts = settings.accumulate * self.policy.world
