@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from smoothgen.errors import CheckpointError, SmoothgenError
@@ -17,8 +17,8 @@ from smoothgen.limits import BUILD_BYTES, BUILD_FACTOR, EVENT_DIMENSIONS
 
 Built = TypeVar("Built")
 OPERATIONS, OPERATIONS_PER_TENSOR = 20_000, 500
-"""How many tensor operations building may take, and how many more for each tensor of the weights: the parts here take
-20 to 100 for each."""
+"""How many calls of torch building may take, and how many more for each tensor of the weights: the parts here take 2 to
+11 for each."""
 SMALL = 1 << 20
 """Operations that can only give fewer bytes than this are counted after they ran, the others before."""
 
@@ -27,75 +27,75 @@ class OverBudget(Exception):
     """More memory or more operations than the weights justify."""
 
 
-class Budget(TorchDispatchMode):
+class Budget(TorchFunctionMode):
     """Counts the bytes of every tensor made inside the block, and refuses one that would not fit before it is made.
 
-    What is freed in between still counts, so the bytes bound the work too.
+    What is freed in between still counts, so the bytes bound the work too. Calls of torch's functions and methods are
+    seen; `torch.Tensor(n)`, its old constructor, and what a plugin does outside of torch are not.
     """
 
     def __init__(self, most_bytes: int, most_operations: int) -> None:
         super().__init__()
         self.bytes, self.operations = most_bytes, most_operations
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.operations -= 1
         if self.operations < 0:
             raise OverBudget("it takes far more operations than such weights need")
         inputs = tree_leaves((args, kwargs))
-        if _most_bytes(inputs) > SMALL:
-            self._refuse(self._predicted(func, args, kwargs, inputs), func)
+        if _could_be_large(inputs):
+            self._spend(_predicted(func, args, kwargs, inputs))
+            return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        self.bytes -= self._made(result, inputs)
-        self._refuse(0, func)
+        self._spend(_made(result, inputs))
         return result
 
-    def _refuse(self, wanted: int, func: Any) -> None:
+    def _spend(self, wanted: int) -> None:
         if wanted > self.bytes:
-            raise OverBudget(f"it needs far more memory than such weights ({func.name()} for {max(wanted, 0)} bytes)")
+            raise OverBudget("it needs far more memory than such weights")
+        self.bytes -= wanted
 
-    def _predicted(self, func: Any, args: Any, kwargs: Any, inputs: list[Any]) -> int:
-        """Bytes of what the operation would make, from the shapes alone."""
-        placed = {key: _without_storage(value) for key, value in kwargs.items()}
-        if not any(isinstance(value, Tensor) for value in inputs):
-            placed["device"] = "meta"
-        try:
-            result = func(*tree_map(_without_storage, args), **placed)
-        except NotImplementedError:  # the size depends on the values (nonzero): no larger than the inputs many times
-            return sum(value.numel() * 8 * max(value.dim(), 1) for value in inputs if isinstance(value, Tensor))
-        return self._made(result, [])
 
-    @staticmethod
-    def _made(result: Any, inputs: list[Any]) -> int:
-        """Bytes of the result, views and what was changed in place left out."""
-        storages = {
-            id(value) if value.is_meta else value.untyped_storage().data_ptr()
-            for value in inputs
-            if isinstance(value, Tensor)
-        }
-        made = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
-        return sum(
-            value.untyped_storage().nbytes()
-            for value in made
-            if value.is_meta or value.untyped_storage().data_ptr() not in storages
-        )
+def _predicted(func: Any, args: Any, kwargs: Any, inputs: list[Any]) -> int:
+    """Bytes of what a function would make, from the shapes alone."""
+    args, placed = tree_map(_without_storage, (args, kwargs))
+    if not any(isinstance(value, Tensor) for value in inputs):
+        placed["device"] = "meta"
+    try:
+        return _made(func(*args, **placed), tree_leaves((args, placed)))
+    except NotImplementedError:  # the size depends on values (nonzero): an index of every axis for each of them
+        return sum(value.numel() * 8 * max(value.dim(), 1) for value in inputs if isinstance(value, Tensor))
+    except TypeError:  # takes no device, so it makes no tensor by itself
+        return 0
+
+
+def _made(result: Any, inputs: list[Any]) -> int:
+    """Bytes of a result's own memory: views, and what was changed in place, have none."""
+    known = {value.untyped_storage()._cdata for value in inputs if isinstance(value, Tensor)}
+    own = {
+        storage._cdata: storage.nbytes()
+        for storage in (value.untyped_storage() for value in tree_leaves(result) if isinstance(value, Tensor))
+        if storage._cdata not in known
+    }
+    return sum(own.values())
 
 
 def _without_storage(value: Any) -> Any:
     return value.to(device="meta") if isinstance(value, Tensor) else value
 
 
-def _most_bytes(inputs: list[Any]) -> int:
-    """No operation on these gives more bytes: sizes given as numbers, and tensors broadcast against each other."""
+def _could_be_large(inputs: list[Any]) -> bool:
+    """Whether sizes given as numbers, and tensors broadcast against each other, could make more than SMALL bytes."""
     most = 16
     for value in inputs:
         if isinstance(value, Tensor):
             most *= max(value.numel(), 1)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            most *= max(abs(value), 1)
-        elif isinstance(value, float) and abs(value) > 1:
-            most *= math.ceil(abs(value)) if math.isfinite(value) else 1
-    return most
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            most *= max(math.ceil(abs(value)), 1)
+        if most > SMALL:
+            return True
+    return False
 
 
 def check_event(event: EventSpec, source: Path) -> None:

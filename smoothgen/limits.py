@@ -72,9 +72,9 @@ PICTURE_PIXELS = Limit(
 )
 EVENT_DIMENSIONS = Limit(
     "event_dimensions",
-    1 << 22,
+    1 << 20,
     "coordinates",
-    "the coordinates of a saved model are listed; 1024 x 1024 in colour have 3 million",
+    "the coordinates of a saved model are listed one by one; 512 x 512 in colour have 0.8 million",
 )
 BUILD_BYTES = Limit(
     "build_bytes",
@@ -83,7 +83,7 @@ BUILD_BYTES = Limit(
     "what building a saved model may allocate besides 32 bytes for each byte of its weights",
 )
 BUILD_FACTOR = 32
-"""Building allocates masks and starting values besides the weights: models here need 2 to 9 bytes for each byte."""
+"""Building allocates masks and starting values besides the weights: models here need 1 to 5 bytes for each byte."""
 
 LIMITS = (
     JSON_BYTES,

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 
-from tests.fuzz.readers import READERS, Reader
-from tests.fuzz.runner import CPU_SECONDS, MEMORY, Outcome, attempt, run
+from .readers import READERS, Reader
+from .runner import CPU_SECONDS, MEMORY, Outcome, attempt, run
 
 
 def main() -> int:
@@ -75,9 +75,15 @@ def show(outcomes: list[Outcome]) -> None:
     for each in outcomes:
         refused = ", ".join(f"{count} {name}" for name, count in each.refused.most_common())
         table.add_row(
-            each.reader, str(each.inputs), str(each.accepted), refused, str(len(each.failures)),
-            f"{each.slowest_seconds:.2f} (#{each.slowest_input})", f"{each.peak_megabytes:.0f}", f"{each.cpu_seconds:.0f}",
-        )  # fmt: skip
+            each.reader,
+            str(each.inputs),
+            str(each.accepted),
+            refused,
+            str(len(each.failures)),
+            f"{each.slowest_seconds:.2f} (#{each.slowest_input})",
+            f"{each.peak_megabytes:.0f}",
+            f"{each.cpu_seconds:.0f}",
+        )
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     for each in outcomes:

@@ -16,14 +16,35 @@ from typing import Any
 
 import yaml
 
-INTERESTING = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 1 << 20, 0x7FFFFFFF, 0x80000000,
-               0xFFFFFFFF, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
-ODD_TEXTS = ("", "\0", "../../etc/passwd", "/dev/zero", "/dev/stdin", "~nobody/x", "a" * 5000, "\ud800", "é\u202e", "${a}",
-             "${oc.env:HOME}", "${data}", "${data.path}", "nan", "inf", "-1", "1e999", "9" * 5000, "0x1F", "null", "true",
-             "{}", "auto", "median", "made", "realnvp", "smoothed", "pixelcnnpp", "zuko_nsf", "conditional", "gradient",
-             "laplace", "uniform", "array", "images", "mnist", "digits", "rings", "torchscript", "%s%n", "\n", "'\"")  # fmt: skip
-ODD_NUMBERS = (0, -1, 1, 2, 3, 7, 16, 255, 256, 65536, 10**6, 10**9, 2**31, 2**53 + 1, 2**63, 2**64, -(2**63), 10**30,
-               0.0, -0.0, 0.5, 1e-320, 1e-30, 1e30, 1e308, -1e308, float("inf"), float("-inf"), float("nan"))  # fmt: skip
+# fmt: off
+INTERESTING = (
+    0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 1 << 20, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
+    1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 1,
+)
+ODD_TEXTS = (
+    "", "\0", "../../etc/passwd", "/dev/zero", "/dev/stdin", "~nobody/x", "a" * 5000, "\ud800", "é\u202e", "${a}",
+    "${oc.env:HOME}", "${data}", "${data.path}", "nan", "inf", "-1", "1e999", "9" * 5000, "0x1F", "null", "true", "{}",
+    "auto", "median", "made", "realnvp", "smoothed", "pixelcnnpp", "zuko_nsf", "conditional", "gradient", "laplace",
+    "uniform", "array", "images", "mnist", "digits", "rings", "torchscript", "%s%n", "\n", "'\"",
+)
+ODD_NUMBERS = (
+    0, -1, 1, 2, 3, 7, 16, 255, 256, 65536, 10**6, 10**9, 2**31, 2**53 + 1, 2**63, 2**64, -(2**63), 10**30, 0.0, -0.0,
+    0.5, 1e-320, 1e-30, 1e30, 1e308, -1e308, float("inf"), float("-inf"), float("nan"),
+)
+SHAPES = (
+    "()", "(0,)", "(-1,)", "(True, 2)", "(10**9,)", "(1000000000000,)", f"({2**63},)", "(1.5,)", "(2, 3)", "(3, 2)",
+    "(6,)", "(" + "1," * 70 + ")", "[2, 3]", "2", "(2, 'a')", "(None,)",
+)
+TYPES = (
+    "'|O'", "'<f8'", "'<f2'", "'<f16'", "'<c16'", "'|V0'", "'|S0'", "'<U0'", "'|b1'", "'<M8[s]'", "'<U4'", "'|V8'",
+    "'>i8'", "'<u1'", "[('a', '<f8')]", "[('a', '|O')]", "[('a', '<f8', (10**9,))]", "'f8,f8'", "''", "None",
+    "('<f8', (2,))", "'<f8" + " " * 50 + "'",
+)
+CHUNKS = (
+    b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"gAMA", b"cHRM", b"pHYs",
+    b"sRGB", b"IDAT", b"IEND", b"abcd",
+)
+# fmt: on
 
 
 def bytes_mutated(seed: bytes, others: Sequence[bytes], rng: random.Random) -> bytes:
@@ -223,15 +244,12 @@ def npy_mutated(seed: bytes, others: Sequence[bytes], rng: random.Random) -> byt
     header, body = seed[10 : 10 + length].decode("latin1"), seed[10 + length :]
     kind = rng.randrange(5)
     if kind == 0:
-        shape = rng.choice(("()", "(0,)", "(-1,)", "(True, 2)", "(10**9,)", "(1000000000000,)", f"({2**63},)", "(1.5,)",
-                            "(2, 3)", "(3, 2)", "(6,)", "(" + "1," * 70 + ")", "[2, 3]", "2", "(2, 'a')", "(None,)"))  # fmt: skip
+        shape = rng.choice(SHAPES)
         start = header.index("'shape':") + 8
         header = header[:start] + shape + header[header.index("}", start) :]
     elif kind == 1:
         start = header.index("'descr':") + 8
-        descr = rng.choice(("'|O'", "'<f8'", "'<f2'", "'<f16'", "'<c16'", "'|V0'", "'|S0'", "'<U0'", "'|b1'", "'<M8[s]'",
-                            "'<U4'", "'|V8'", "'>i8'", "'<u1'", "[('a', '<f8')]", "[('a', '|O')]", "[('a', '<f8', (10**9,))]",
-                            "'f8,f8'", "''", "None", "('<f8', (2,))", "'<f8" + " " * 50 + "'"))  # fmt: skip
+        descr = rng.choice(TYPES)
         header = header[:start] + descr + header[header.index(", 'fortran", start) :]
     elif kind == 2:
         header = header.replace("False", rng.choice(("True", "None", "1", "'x'", "[]")))
@@ -326,8 +344,7 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _made_up(rng: random.Random) -> tuple[bytes, bytes]:
-    kind = rng.choice((b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"gAMA",
-                       b"cHRM", b"pHYs", b"sRGB", b"IDAT", b"IEND", b"abcd"))  # fmt: skip
+    kind = rng.choice(CHUNKS)
     bomb = b"x\0\0" + zlib.compress(bytes(rng.choice((10, 3_000_000))), 1)
     return kind, rng.choice(
         (b"", rng.randbytes(rng.choice((1, 3, 26, 768))), bomb, struct.pack(">6I", *([2**31 - 1] * 6)))

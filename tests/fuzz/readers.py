@@ -19,12 +19,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save as save_safetensors
 
-import smoothgen
+from smoothgen import documents
 from smoothgen.checkpoint import load_model
 from smoothgen.config import load_config, recipes
 from smoothgen.data_source import DataSource
 from smoothgen.device import DevicePolicy
-from smoothgen.documents import read_yaml
 from smoothgen.errors import SmoothgenError
 from smoothgen.event import EventSpec
 from smoothgen.experiment import assemble
@@ -39,7 +38,8 @@ from smoothgen_datasets.images import ImagesConfig
 from smoothgen_datasets.pictures import read_header, read_pixels
 from smoothgen_features.classifier import load_classifier, shipped
 from smoothgen_features.torchscript import TRUST, TorchScriptConfig
-from tests.fuzz import mutations as m
+
+from . import mutations as m
 
 PLAIN = 0.01
 """The share of inputs that are left as they were: a reader that refuses everything would pass a fuzzer too."""
@@ -541,7 +541,9 @@ class CheckpointReader(Reader):
 
 
 def experiment_seeds(directory: Path) -> list[bytes]:
-    return [path.read_bytes() for path in recipes().values()] + [json.dumps(RUN).encode()]
+    """The three shortest recipes, and one in JSON: YAML is parsed slowly."""
+    shortest = sorted((path.read_bytes() for path in recipes().values()), key=len)[:3]
+    return [*shortest, json.dumps(RUN).encode()]
 
 
 class ExperimentReader(Reader):
@@ -549,7 +551,7 @@ class ExperimentReader(Reader):
 
     def prepare(self, directory: Path) -> None:
         self.seeds = experiment_seeds(directory)
-        self.trees = [read_yaml(path) for path in recipes().values()] + [RUN]
+        self.trees = [documents.parse_yaml(seed.decode()) for seed in self.seeds]
 
     def write(self, directory: Path, rng: random.Random) -> None:
         kind = rng.random()
@@ -577,13 +579,16 @@ class ExperimentReader(Reader):
             load_config(directory / "experiment.yaml", overrides)
 
 
+# fmt: off
 YAML_TOKENS = (
-    *m.ODD_TEXTS, ": ", "- ", "? ", "&a ", "*a", "<<: *a", "!!python/object/apply:os.system [x]", "!!binary aGk=", "!!int x",
-    "!!float '.'", "!!timestamp 2020-01-01", "!!set {a}", "!!omap [a: 1]", "!<tag:yaml.org,2002:null> x", "!x ", "%YAML 9.9\n",
-    "%TAG ! tag:x,2000:\n", "---\n", "...\n", "|\n", ">-9\n", '"\\ud800"', '"\\U00110000"', '"\\x00"', "[", "{", "]", "}", ",",
-    "1:30:00", "0o17", "0b11", "017", "1_000", ".inf", "-.INF", ".nan", "1e-3", "1e9999", "on", "no", "~", "#", "\t", "'",
-    "\\${a}", "${", "${trainer.max_steps}", "${.a}", "${a.${b}}", "${kernel}", "${density}", "[*a, *a]", "&a [*a]",
-)  # fmt: skip
+    *m.ODD_TEXTS, ": ", "- ", "? ", "&a ", "*a", "<<: *a", "!!python/object/apply:os.system [x]", "!!binary aGk=",
+    "!!int x", "!!float '.'", "!!timestamp 2020-01-01", "!!set {a}", "!!omap [a: 1]", "!<tag:yaml.org,2002:null> x",
+    "!x ", "%YAML 9.9\n", "%TAG ! tag:x,2000:\n", "---\n", "...\n", "|\n", ">-9\n", '"\\ud800"', '"\\U00110000"',
+    '"\\x00"', "[", "{", "]", "}", ",", "1:30:00", "0o17", "0b11", "017", "1_000", ".inf", "-.INF", ".nan", "1e-3",
+    "1e9999", "on", "no", "~", "#", "\t", "'", "\\${a}", "${", "${trainer.max_steps}", "${.a}", "${a.${b}}",
+    "${kernel}", "${density}", "[*a, *a]", "&a [*a]",
+)
+# fmt: on
 
 
 def log_seeds(directory: Path) -> list[bytes]:
@@ -623,6 +628,18 @@ SEARCH = {
          "stderr": [None, 0.0, 0.1], "seconds": 0.2},
     ],
 }  # fmt: skip
+
+
+def search_seeds(directory: Path) -> list[bytes]:
+    return [json.dumps(SEARCH).encode()]
+
+
+def evaluation_seeds(directory: Path) -> list[bytes]:
+    return [json.dumps({"parameters": {"density": 12}, "likelihoods": SEARCH}).encode()]
+
+
+def read_evaluation(path: Path, rng: random.Random) -> None:
+    assert isinstance(RunDirectory(path.parent).evaluation(), dict)
 
 
 def json_damage(seed: bytes, seeds: list[bytes], rng: random.Random) -> bytes:
@@ -687,6 +704,11 @@ def classifier_seeds(directory: Path) -> list[bytes]:
     return [shipped()["digits"].read_bytes()]
 
 
+def read_classifier(path: Path, rng: random.Random) -> None:
+    network, _ = load_classifier(path)
+    assert not network.training
+
+
 class _Means(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3))
@@ -735,12 +757,9 @@ READERS: tuple[Reader, ...] = (
     CheckpointReader("checkpoint"),
     ExperimentReader("experiment.yaml"),
     FileReader("metrics.jsonl", "metrics.jsonl", log_seeds, log_damage, read_log),
-    FileReader("sigma_search.json", "sigma_search.json", lambda _: [json.dumps(SEARCH).encode()], json_damage, read_search),
-    FileReader("evaluation.json", "evaluation.json", lambda _: [json.dumps({"likelihoods": SEARCH}).encode()], json_damage,
-               lambda path, _: RunDirectory(path.parent).evaluation()),
+    FileReader("sigma_search.json", "sigma_search.json", search_seeds, json_damage, read_search),
+    FileReader("evaluation.json", "evaluation.json", evaluation_seeds, json_damage, read_evaluation),
     MaskReader("mask"),
-    FileReader("feature classifier", "features.safetensors", classifier_seeds, safetensors_damage,
-               lambda path, _: load_classifier(path)),
+    FileReader("feature classifier", "f.safetensors", classifier_seeds, safetensors_damage, read_classifier),
     FileReader("torchscript", "script.pt", script_seeds, m.bytes_mutated, read_script),
-)  # fmt: skip
-assert smoothgen
+)

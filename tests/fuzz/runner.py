@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from smoothgen.errors import SmoothgenError
-from tests.fuzz.readers import Reader
+
+from .readers import Reader
 
 CPU_SECONDS = 10
 """One input may compute for so long; a file of a few kilobytes is read in milliseconds."""
@@ -105,7 +106,7 @@ class Child:
     def __init__(self, reader: Reader, directory: Path, start: int, stop: int, seed: int) -> None:
         self.reader, self.directory, self.start, self.stop, self.seed = reader, directory, start, stop, seed
         self.shared = mmap.mmap(-1, 16)
-        self.file = tempfile.TemporaryFile()
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its process
         self.seen, self.since = -1, time.monotonic()
         self.status = 0
         self.pid = os.fork()
