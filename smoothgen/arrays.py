@@ -5,20 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+import stat
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from safetensors import safe_open
 from torch import Tensor
 
 from smoothgen.checkpoint import write_atomically
 from smoothgen.component import nearest
 from smoothgen.errors import ConfigError, DataError
 from smoothgen.event import EventSpec
+from smoothgen.limits import UNPACKED_BYTES
+from smoothgen.regular_file import open_regular
+from smoothgen.tensor_file import open_tensors
 
+DEFLATE_RATIO = 1032
+"""No deflated member holds more than this many bytes for each of its own. Source: zlib's technical details, "Maximum
+Compression Factor"."""
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENDINGS = (".npy", ".npz", ".safetensors")
 
 
@@ -50,16 +58,37 @@ def read_array(path: Path, key: str | None = None) -> np.ndarray:
 
 
 def _read_npy(path: Path, key: str | None) -> np.ndarray:
-    with path.open("rb") as file:
-        return _checked_npy(file, path.stat().st_size, str(path))
+    with open_regular(path) as file:
+        return _checked_npy(file, os.fstat(file.fileno()).st_size, str(path))
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    with open_regular(path) as packed, zipfile.ZipFile(packed) as archive:
+        members = _members(archive, path)
         info = members[choose_key(list(members), key, path)]
         with archive.open(info) as file:
             return _checked_npy(file, info.file_size, f"{path}: {info.filename}")
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of a .npz by name. Nothing is unpacked to disk, so a name is never a path; odd ones are refused."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        name, kind = info.filename.removesuffix(".npy"), stat.S_IFMT(info.external_attr >> 16)
+        most = info.compress_size * (DEFLATE_RATIO if info.compress_type == zipfile.ZIP_DEFLATED else 1)
+        problem = (
+            "is given twice" if name in members
+            else "is no plain name" if ".." in name.split("/") or name.startswith("/") or not name.isprintable()
+            else "is a folder, a link or a device" if info.is_dir() or kind not in (0, stat.S_IFREG)
+            else "is encrypted" if info.flag_bits & 1
+            else "is packed in a way that numpy does not" if info.compress_type not in METHODS
+            else f"cannot hold the {info.file_size} bytes it promises" if info.file_size > most
+            else UNPACKED_BYTES.excess(info.file_size)
+        )  # fmt: skip
+        if problem:
+            raise DataError(f"{path}: member {info.filename!r:.60} {problem}; write the arrays again with numpy.savez")
+        members[name] = info
+    return members
 
 
 def _checked_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
@@ -69,6 +98,10 @@ def _checked_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
     shape, fortran, dtype = read_header(file)
     if dtype.hasobject:
         raise DataError(f"{name} holds Python objects, which only pickle could read; save a numeric array")
+    if dtype.itemsize == 0 or len(shape) > 32 or any(type(axis) is not int or axis < 0 for axis in shape):
+        raise DataError(
+            f"{name}: its header promises shape {shape!r:.80} of {dtype}, which is no array; write it again"
+        )
     wanted = math.prod(shape) * dtype.itemsize
     if wanted > size:
         raise DataError(f"{name}: its header promises {wanted} bytes, the file has {size}; it is cut short or damaged")
@@ -79,7 +112,7 @@ def _checked_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
 
 
 def _read_safetensors(path: Path, key: str | None) -> np.ndarray:
-    with safe_open(path, "np") as file:
+    with open_tensors(path, "np") as file:
         return np.asarray(file.get_tensor(choose_key(list(file.keys()), key, path)))
 
 

@@ -8,20 +8,25 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import Field, PositiveFloat, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smoothgen import __version__
+from smoothgen.allocation import build_within, check_event
 from smoothgen.checksums import digest
 from smoothgen.component import StrictModel, describe
 from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
 from smoothgen.dequantization import UniformDequantization, build_density
+from smoothgen.documents import parse_json, read_json
 from smoothgen.errors import CheckpointError, DamagedError, RunDirectoryError
-from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.event import Axes, ContextSpec, EventSpec
+from smoothgen.limits import EVENT_DIMENSIONS
+from smoothgen.regular_file import is_regular
+from smoothgen.tensor_file import open_tensors
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -33,9 +38,9 @@ class ModelDescription(StrictModel):
     format: int
     smoothgen: str
     event: EventSpec
-    noisy_copy: tuple[int, ...] | None = None
-    noise_std: tuple[float, ...] = ()
-    features: int = 0
+    noisy_copy: Axes | None = None
+    noise_std: tuple[PositiveFloat, ...] = ()
+    features: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     dequantized: bool = False
     model: AnyDensityModel
 
@@ -116,11 +121,11 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     Raises DamagedError where it is cut short or a bit of it is not what was written; CheckpointError where it is
     missing, foreign, of another kind or of another format.
     """
-    if not path.is_file():
+    if not is_regular(path):
         raise CheckpointError(f"{path} does not exist; give the directory of a finished or interrupted run")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("smoothgen", "null"))
+        with open_tensors(path, "pt") as file:
+            metadata = parse_json((file.metadata() or {}).get("smoothgen", "null"), finite=False)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise DamagedError(f"{path} is damaged ({error}); restore it from a copy, or train again") from error
@@ -155,10 +160,15 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path)
                 f"{source}: {sorted(names)[0]} {problem} ({len(names)} such); it holds the weights of another model"
             )
     for name, value in own.items():
-        if value.shape != tensors[name].shape:
+        given = tensors[name]
+        if value.shape != given.shape:
             raise CheckpointError(
-                f"{source}: {name} has shape {tuple(tensors[name].shape)}, this model {tuple(value.shape)}; "
+                f"{source}: {name} has shape {tuple(given.shape)}, this model {tuple(value.shape)}; "
                 "it holds the weights of another model"
+            )
+        if value.is_floating_point() != given.is_floating_point():
+            raise CheckpointError(
+                f"{source}: {name} is {given.dtype}, this model's {value.dtype}; it holds the weights of another model"
             )
     module.load_state_dict(dict(tensors))
 
@@ -192,7 +202,7 @@ def save_model(model: DensityModel, config: DensityModelConfig | None, directory
 def load_model(directory: Path) -> DensityModel:
     """The density that `save_model` wrote, on the CPU, in evaluation mode."""
     path = directory / CONFIG_FILE
-    if not path.is_file():
+    if not is_regular(path):
         hint = (
             "training has not finished"
             if (directory / "checkpoint.safetensors").exists()
@@ -200,15 +210,29 @@ def load_model(directory: Path) -> DensityModel:
         )
         raise CheckpointError(f"{path} does not exist: {hint}; give the directory of a finished run")
     try:
-        description = ModelDescription.model_validate(json.loads(path.read_text()))
+        description = ModelDescription.model_validate(read_json(path))
     except (ValidationError, ValueError, OSError) as error:
         message = describe(error) if isinstance(error, ValidationError) else str(error)
         raise CheckpointError(f"{path} is not a model description: {message}") from error
     if description.format != FORMAT:
         raise CheckpointError(f"{path} has format {description.format}, this smoothgen reads format {FORMAT}")
-    context = ContextSpec(description.noisy_copy, description.noise_std, description.features)
-    build = partial(build_density, description.model) if description.dequantized else description.model.build
-    model = build(description.event, context if context.dimensions else None)
     tensors, _ = read_tensors(directory / WEIGHTS_FILE, "model")
+    context = _context(description, path)
+    make = partial(build_density, description.model) if description.dequantized else description.model.build
+    model = build_within(tensors, lambda: make(description.event, context), path)
     load_weights(model, tensors, directory / WEIGHTS_FILE)
     return model.eval()
+
+
+def _context(description: ModelDescription, path: Path) -> ContextSpec | None:
+    """What the model is given besides x. Raises CheckpointError where sizes contradict each other or are too large."""
+    check_event(description.event, path)
+    copy, std = description.noisy_copy, description.noise_std
+    if copy not in (None, description.event.shape) or len(std) not in (0, math.prod(copy or (0,))):
+        raise CheckpointError(
+            f"{path}: noisy_copy {copy} with {len(std)} noise_std is not of an event of shape {description.event.shape}"
+        )
+    if excess := EVENT_DIMENSIONS.excess(description.features):
+        raise CheckpointError(f"{path}: features {description.features} are {excess}")
+    context = ContextSpec(copy, std, description.features)
+    return context if context.dimensions else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -49,9 +48,9 @@ def compare(
     result = {
         "name": config.name,
         "seeds": list(seeds),
-        "models": _models([_evaluation(run) for run in runs]),
+        "models": _models([run.evaluation() for run in runs]),
         "training_seconds": _over_seeds_of_each([_training_seconds(run) for run in runs]),
-        "parameters": _evaluation(runs[0])["parameters"],
+        "parameters": runs[0].evaluation()["parameters"],
     }
     write_json(directory / "comparison.json", result)
     write_atomically(directory / "comparison.md", markdown(result).encode())
@@ -67,11 +66,6 @@ def _run(config: ExperimentConfig, seed: int, path: Path, again: bool, progress:
     else:
         check_same(resolved(of_seed, of_seed.data.build()), run)
     return run
-
-
-def _evaluation(run: RunDirectory) -> dict[str, Any]:
-    measured: dict[str, Any] = json.loads((run.path / EVALUATION).read_text())
-    return measured
 
 
 def _training_seconds(run: RunDirectory) -> dict[str, float]:

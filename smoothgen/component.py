@@ -9,10 +9,13 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+MOST_UNKNOWN = 20
+"""So many unknown keys are named; each costs a search for the nearest known one."""
+
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """`; did you mean "x"?` for the closest known names, or nothing."""
-    close = difflib.get_close_matches(str(word), list(known), n=2, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:100], list(known), n=2, cutoff=0.5)
     return "; did you mean " + " or ".join(f'"{name}"' for name in close) + "?" if close else ""
 
 
@@ -27,6 +30,7 @@ class StrictModel(BaseModel):
         if not isinstance(data, dict):
             return data
         known = list(cls.model_fields)
+        unknown = [key for key in data if key not in cls.model_fields]
         errors = [
             InitErrorDetails(
                 type=PydanticCustomError(
@@ -35,10 +39,9 @@ class StrictModel(BaseModel):
                     {"hint": nearest(key, known), "known": ", ".join(known)},
                 ),
                 loc=(str(key),),
-                input=value,
+                input=data[key],
             )
-            for key, value in data.items()
-            if key not in known
+            for key in unknown[:MOST_UNKNOWN]
         ]
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, errors)
@@ -82,7 +85,7 @@ def describe(error: ValidationError, limit: int = 5) -> str:
     """A validation error as one line: the path of each key, what is wrong, and the value that came."""
     problems = []
     for item in error.errors()[:limit]:
-        where = ".".join(str(part) for part in item["loc"]) or "configuration"
+        where = f"{'.'.join(str(part) for part in item['loc']):.200}" or "configuration"
         value = item.get("input")
         plain = isinstance(value, (dict, BaseModel)) or item["type"] in ("unknown_key", "component", "missing")
         shown = "" if plain else f", got {value!r:.80}"

@@ -17,16 +17,18 @@ from pydantic import (
     model_validator,
 )
 
+from smoothgen import documents
 from smoothgen.component import StrictModel, describe, nearest
 from smoothgen.data_source import AnyDataSource
 from smoothgen.density_model import AnyDensityModel
 from smoothgen.device import DeviceConfig
-from smoothgen.errors import ConfigError
+from smoothgen.errors import ConfigError, DocumentError
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import AnyFeatureNetwork
 from smoothgen.inverter import AnyInverter
 from smoothgen.logger import AnyLogger
 from smoothgen.noise_kernel import AnyNoiseKernel
+from smoothgen.regular_file import is_regular
 from smoothgen.smoothed_model import SmoothedConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -211,7 +213,11 @@ def load_config(
     if isinstance(source, ExperimentConfig) and not overrides:
         return source
     document, name = _document(source)
-    document = _merge(document, overrides, name)
+    return validated(_merge(document, overrides, name), name)
+
+
+def validated(document: dict[str, Any], name: str) -> ExperimentConfig:
+    """The experiment that plain values describe. Raises ConfigError that begins with their source's name."""
     try:
         return ExperimentConfig.model_validate(document)
     except ValidationError as error:
@@ -225,7 +231,7 @@ def _document(source: str | Path | dict[str, Any] | ExperimentConfig) -> tuple[d
         return source, "configuration"
     known = recipes()
     path = known.get(str(source), Path(source))
-    if not path.is_file():
+    if not is_regular(path):
         raise ConfigError(
             f'"{source}" is neither a recipe{nearest(source, known)} nor a file (looked for {path.absolute()}); '
             f"recipes: {', '.join(known)}"
@@ -236,39 +242,28 @@ def _document(source: str | Path | dict[str, Any] | ExperimentConfig) -> tuple[d
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as plain values; ${a.b} refers to other keys, the environment is not read."""
-    from omegaconf import OmegaConf
-
+    """A YAML file as plain values; ${a.b} refers to other keys, never to outside the file. Raises ConfigError."""
     try:
-        _refuse_environment(path.read_text(encoding="utf-8"))
-        document = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception as error:  # omegaconf and pyyaml raise many kinds; all mean that the file is not a configuration
-        raise ConfigError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from error
+        document = documents.read_yaml(path)
+    except (DocumentError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path.name}: not readable as YAML: {reason}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path.name}: expected keys and values, got {type(document).__name__}")
-    return {str(key): value for key, value in document.items()}
-
-
-def _refuse_environment(text: str) -> None:
-    """Raises ValueError where a document would read environment variables, which may hold secrets."""
-    if re.search(r"\$\{\s*oc\.", text):
-        raise ValueError("${oc.env:...} and other resolvers are not available; write the value itself")
+    return document
 
 
 def _merge(document: dict[str, Any], overrides: Sequence[str], name: str) -> dict[str, Any]:
     """The document with `key.path=value` overrides; a new `type` replaces the whole component it belongs to."""
-    from omegaconf import OmegaConf
-
     for override in overrides:
         path, separator, value = override.partition("=")
         keys = path.split(".")
         if not separator or not all(keys):
             raise ConfigError(f'{name}: override "{override}" must read key.path=value, as in trainer.max_steps=1000')
         try:
-            _refuse_environment(value)
-            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
-        except Exception as error:
-            raise ConfigError(f'{name}: override "{override}": {" ".join(str(error).split())}') from error
+            parsed = documents.parse_yaml(value)
+        except DocumentError as error:
+            raise ConfigError(f'{name}: override "{override}": {error}') from error
         document = _set(document, keys, parsed, override, name)
     return document
 

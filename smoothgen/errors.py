@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+LONGEST = 4000
+"""Characters of a message: what a file put into it may be long."""
+
 
 class SmoothgenError(Exception):
-    """Base of every error a user can cause and mend; the command line prints its message and exits with 2."""
+    """Base of every error a user can cause and mend; the command line prints its message and exits with 2.
+
+    The message is one line that a terminal only shows: names and values from files can hold anything, so characters
+    that would break the line or command the terminal are escaped. `lines`: whether the message is a list of lines.
+    """
+
+    lines: ClassVar[bool] = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_shown(message, "\n" if self.lines else ""))
+
+
+def _shown(message: str, kept: str) -> str:
+    if not kept and len(message) > LONGEST:
+        message = message[:LONGEST] + "..."
+    if message.isprintable():
+        return message
+    return "".join(
+        character if character.isprintable() or character in kept else ascii(character)[1:-1] for character in message
+    )
 
 
 class ConfigError(SmoothgenError, ValueError):
     """A key, value or combination of the configuration that cannot be built."""
+
+
+class DocumentError(SmoothgenError, ValueError):
+    """A YAML or JSON document that is malformed, too large, or reaches outside itself."""
 
 
 class PluginError(SmoothgenError):
@@ -58,6 +86,8 @@ class NonFiniteError(SmoothgenError, ArithmeticError):
 
 class JobsFailedError(SmoothgenError, RuntimeError):
     """Some jobs of a reproduction failed; the others went on and are kept."""
+
+    lines = True
 
 
 class Interrupted(SmoothgenError):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from smoothgen.component import StrictModel
 from smoothgen.errors import DataError
+
+Axes = Annotated[tuple[Annotated[int, Field(gt=0, lt=1 << 31)], ...], Field(max_length=16)]
+"""The lengths of an example's axes."""
 
 
 class EventSpec(StrictModel):
@@ -26,7 +29,7 @@ class EventSpec(StrictModel):
     unit of data is the density of x divided by the product of the scales.
     """
 
-    shape: tuple[PositiveInt, ...]
+    shape: Axes
     low: float | None = None
     high: float | None = None
     levels: PositiveInt | None = None

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from smoothgen import __version__
 from smoothgen.checkpoint import finite, write_atomically, write_json
-from smoothgen.config import ExperimentConfig, read_yaml
+from smoothgen.component import describe
+from smoothgen.config import ExperimentConfig, read_yaml, validated
+from smoothgen.documents import read_json, read_json_lines, to_yaml
 from smoothgen.errors import Interrupted, RunDirectoryError
 from smoothgen.logger import Logger, Loggers, Status
 from smoothgen.registry import installed
+from smoothgen.regular_file import is_regular, open_regular
 
 CHECKPOINT, FORMER, METRICS = "checkpoint.safetensors", "checkpoint.previous.safetensors", "metrics.jsonl"
 EXPERIMENT = "experiment.yaml"
@@ -84,18 +98,16 @@ class RunDirectory:
 
     def describe(self, config: ExperimentConfig) -> None:
         """Writes the resolved configuration and the versions of everything that took part."""
-        from omegaconf import OmegaConf
-
-        text = OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+        text = to_yaml(config.model_dump(mode="json"))
         write_atomically(self.path / EXPERIMENT, text.encode())
         write_json(self.path / ENVIRONMENT, environment())
 
     def stored_config(self) -> ExperimentConfig:
         """The resolved configuration of the run that lies here."""
         path = self.path / EXPERIMENT
-        if not path.is_file():
+        if not is_regular(path):
             raise RunDirectoryError(f"{self.path} holds no run ({EXPERIMENT} is missing); give a run's directory")
-        return ExperimentConfig.model_validate(read_yaml(path))
+        return validated(read_yaml(path), str(path))
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl, and passes it to the loggers."""
@@ -138,8 +150,9 @@ class RunDirectory:
         """Drops the metrics logged after the checkpoint that training resumes from."""
         path = self.path / METRICS
         if path.is_file():
-            lines = path.read_text().splitlines(keepends=True)[:records]
-            write_atomically(path, "".join(lines).encode())
+            with _readable(path), open_regular(path) as file:
+                lines = list(itertools.islice(file, records))
+            write_atomically(path, b"".join(lines))
         self.records = records
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
@@ -154,17 +167,83 @@ class RunDirectory:
             write_json(self.path / SIGMA_SEARCH, record)
 
     def search(self) -> dict[str, Any] | None:
-        """The record of the search for sigma, or None where there was none."""
+        """The record of the search for sigma, or None where there was none. Raises RunDirectoryError if damaged."""
         path = self.path / SIGMA_SEARCH
-        if not path.is_file():
+        if not is_regular(path):
             return None
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return record
+        with _readable(path):
+            return SearchRecord.model_validate(read_json(path)).model_dump(mode="python")
+
+    def evaluation(self) -> dict[str, Any]:
+        """What `write_metrics` wrote. Raises RunDirectoryError where it is not there or damaged."""
+        with _readable(self.path / EVALUATION):
+            return _record(read_json(self.path / EVALUATION))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Everything logged so far."""
+        """Everything logged so far. Raises RunDirectoryError where a line is damaged, but for a last one cut short."""
         path = self.path / METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        if not is_regular(path):
+            return []
+        with _readable(path):
+            return [LogRecord.model_validate(line).model_dump() for line in read_json_lines(path)]
+
+
+class LogRecord(BaseModel):
+    """A line of metrics.jsonl: numbers, by what they are of, at a step of a stage."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, float | int | str | None] = Field(init=False)
+
+    stage: str
+    step: NonNegativeInt
+
+
+class SearchedRung(BaseModel):
+    """A rung of the search for sigma, as `successive_halving.Rung` was written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: PositiveInt
+    candidates: tuple[PositiveFloat, ...]
+    scores: tuple[float | None, ...]
+    behind: tuple[float | None, ...]
+    stderr: tuple[float | None, ...]
+    seconds: float
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len({len(each) for each in (self.candidates, self.scores, self.behind, self.stderr)}) != 1:
+            raise ValueError(f"{len(self.candidates)} candidates need as many scores")
+        return self
+
+
+class SearchRecord(BaseModel):
+    """sigma_search.json: see `SigmaSearch.run`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sigma: PositiveFloat
+    finished: bool
+    winner: PositiveFloat
+    median: PositiveFloat
+    candidates: Annotated[list[PositiveFloat], Field(min_length=2)]
+    rungs: list[SearchedRung]
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what a damaged or foreign file raises into one line that names it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        reason = describe(error) if isinstance(error, ValidationError) else getattr(error, "strerror", None) or error
+        raise RunDirectoryError(f"{path} is damaged: {reason}; restore it from a copy, or train again") from error
+
+
+def _record(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected keys and values, got {type(value).__name__}")
+    return value
 
 
 def environment() -> dict[str, Any]:

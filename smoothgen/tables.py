@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from array import array as compact
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from smoothgen.arrays import ENDINGS as ARRAY_ENDINGS
 from smoothgen.arrays import read_array
 from smoothgen.component import nearest
 from smoothgen.errors import DataError
+from smoothgen.regular_file import home_expanded, is_regular, open_regular
 
 Column = str | int
 ENDINGS = (*ARRAY_ENDINGS, ".csv")
@@ -91,7 +94,7 @@ def read_table(
 
     Raises DataError: what is wrong, where, and what to do.
     """
-    path = path.expanduser()
+    path = home_expanded(path)
     check_path(path)
     if path.suffix.lower() == ".csv":
         check_keyless(path, key)
@@ -101,9 +104,9 @@ def read_table(
 
 def check_path(path: Path) -> None:
     """Raises DataError for what is no file of an ending known here, or empty."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise DataError(f"{path} is a folder ({path.absolute()}); give the path of one file: {', '.join(ENDINGS)}")
-    if not path.is_file():
+    if not is_regular(path):
         raise DataError(f"{path} does not exist (looked for {path.absolute()}); give the path of a data file")
     if path.suffix.lower() not in ENDINGS:
         raise DataError(f'{path}: unknown ending "{path.suffix}"; use one of {", ".join(ENDINGS)}')
@@ -146,14 +149,16 @@ def read_csv(path: Path, columns: Sequence[Column] | None, form: CsvFormat) -> T
 def csv_rows(path: Path, columns: Sequence[Column] | None, form: CsvFormat) -> Iterator[CsvRow]:
     """Every row, one at least, parsed as it is asked for. Raises DataError."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             rows = _rows(csv.reader(file, delimiter=form.delimiter))
             yield from _parse(rows, path, columns, form)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
-    except (csv.Error, OSError) as error:
+    except DataError:
+        raise
+    except (csv.Error, OSError, ValueError, TypeError) as error:  # the last two for impossible delimiters
         raise DataError(f"{path} cannot be read as .csv: {error}") from error
 
 

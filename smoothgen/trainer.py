@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothgen.checkpoint import FORMAT, load_weights, write_tensors
+from smoothgen.checkpoint_metadata import check_metadata, refusing_misfits
 from smoothgen.config import ExperimentConfig, StageName, TrainerConfig
 from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
@@ -157,7 +158,8 @@ class Trainer:
         average = ExponentialMovingAverage(parameters, settings.ema_decay)
         training = Training(objective, wrapped, optimizer, average, parameters)
         if restored and saved is not None:
-            training.restore(*saved, self.policy)
+            with refusing_misfits(self.run.checkpoint if self.run else None):
+                training.restore(*saved, self.policy)
         elif self.config.on_bad_step == "rollback":
             self._save(self.stages.index(stage), training)
         return training
@@ -413,8 +415,7 @@ class Trainer:
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.run is not None
         tensors, metadata = newest_checkpoint(self.run, CHECKPOINT_KIND, self.policy)
-        if metadata["stages"] != [stage.name for stage in self.stages]:
-            raise CheckpointError(f"{self.run.checkpoint} has the stages {metadata['stages']}, this run others")
+        check_metadata(metadata, [stage.name for stage in self.stages], self.run.checkpoint)
         check_fingerprint(self.run.checkpoint, metadata.get("fingerprint"), self._fingerprint)
         if metadata["position"]:
             settings = self.stages[metadata["stage"]].settings

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smoothgen.checkpoint_metadata import check_optimizer
 from smoothgen.device import DevicePolicy
 from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.objectives import Objective
@@ -65,7 +66,8 @@ class Training:
         return tensors, {"position": position, "optimizer_groups": groups}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any], policy: DevicePolicy) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`. Raises ValueError and more where the state is not of this stage."""
+        check_optimizer(self.objective, self.optimizer, section(tensors, "optimizer"), values["optimizer_groups"])
         self.position = Position(**values["position"])
         self.best = {name: policy.place(value) for name, value in section(tensors, "best").items()}
         load_full_state(self.objective, section(tensors, "average"))

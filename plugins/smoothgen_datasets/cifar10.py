@@ -11,6 +11,8 @@ from pydantic import Field, NonNegativeInt
 
 from smoothgen.data_source import DataSource, DataSourceConfig
 from smoothgen.errors import DataError
+from smoothgen.limits import YAML_BYTES
+from smoothgen.regular_file import read_bytes
 from smoothgen_datasets.files import DataPath, PromisedFile, damage, locate
 from smoothgen_datasets.pixels import DataWarning, Pixels, PixelSource, hold_out
 
@@ -112,7 +114,7 @@ def read_indices(path: Path, count: int) -> np.ndarray:
     """
     indices = set()
     with damage(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_bytes(path, YAML_BYTES).decode("utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         text = line.partition("#")[0].strip()
         if text and not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < count):

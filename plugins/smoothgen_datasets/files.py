@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import io
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,9 @@ import numpy as np
 from pydantic import AfterValidator
 
 from smoothgen.errors import DataError
+from smoothgen.regular_file import home_expanded, is_regular, open_regular
 
-DataPath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+DataPath = Annotated[Path, AfterValidator(lambda path: home_expanded(path).absolute())]
 """Absolute from the start, so that a run finds its data again from anywhere."""
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_RATIO = 1032
@@ -29,12 +31,12 @@ def locate(folder: Path, names: Iterable[str], alternatives: Callable[[str], tup
     Raises DataError that lists what is missing, and where such files were seen instead.
     """
     names = tuple(names)
-    if folder.is_file():
+    if is_regular(folder):
         raise DataError(f"{folder} is a file; give the folder that holds {', '.join(names)}")
     found = {name: _first(folder, alternatives(name)) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
-        there = folder.is_dir()
+        there = os.path.isdir(folder)
         what = f"lacks {', '.join(missing)}; put them" if there else f"does not exist; put {', '.join(names)}"
         near = sorted({path.parent for name in names for other in alternatives(name) for path in _below(folder, other)})
         hint = f"; such files are in {near[0]}: set path to it" if near else ""
@@ -46,7 +48,7 @@ def locate(folder: Path, names: Iterable[str], alternatives: Callable[[str], tup
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    return next((folder / name for name in names if is_regular(folder / name)), None)
 
 
 def _below(folder: Path, name: str) -> list[Path]:
@@ -75,12 +77,13 @@ class PromisedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with damage(path):
-            self.size = path.stat().st_size
-            with path.open("rb") as file:
-                self.packed = file.read(2) == GZIP_MAGIC
-            self._file = gzip.GzipFile(path) if self.packed else io.BufferedReader(io.FileIO(path))
+            self._raw = open_regular(path)
+            self.size = os.fstat(self._raw.fileno()).st_size
+            self.packed = self._raw.read(2) == GZIP_MAGIC
+            self._raw.seek(0)
+            self._file: gzip.GzipFile | BufferedReader = gzip.GzipFile(fileobj=self._raw) if self.packed else self._raw
         if self.size == 0:
-            self._file.close()
+            self._raw.close()
             raise DataError(f"{path} is empty; copy it again")
 
     def __enter__(self) -> PromisedFile:
@@ -88,6 +91,7 @@ class PromisedFile:
 
     def __exit__(self, *reason: object) -> None:
         self._file.close()
+        self._raw.close()
 
     def read(self, count: int) -> bytes:
         """Up to `count` bytes."""

@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from smoothgen.data_source import DataSource, DataSourceConfig, SplitName
 from smoothgen.errors import DataError
+from smoothgen.limits import UNPACKED_BYTES
 from smoothgen_datasets.files import DataPath
 from smoothgen_datasets.pictures import CHANNELS, ENDINGS, Header, Mode, Size, read_header, read_pixels
 from smoothgen_datasets.pixels import DataWarning, Pixels, PixelSource
@@ -250,6 +251,9 @@ def _labels(config: ImagesConfig, paths: Sequence[Path], classes: tuple[str, ...
 
 def _decoded(paths: Sequence[Path], mode: Mode, size: Size) -> np.ndarray:
     """(n, C, H, W), uint8."""
+    wanted = len(paths) * CHANNELS[mode] * size[0] * size[1]
+    if excess := UNPACKED_BYTES.excess(wanted):
+        raise DataError(f"{len(paths)} pictures of {_by(size)} take {wanted} bytes, {excess}; or take fewer or smaller")
     images = np.empty((len(paths), CHANNELS[mode], *size), dtype=np.uint8)
     for index, path in enumerate(paths):
         images[index] = read_pixels(path, mode, size)

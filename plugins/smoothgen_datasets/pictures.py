@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from smoothgen.errors import DataError
+from smoothgen.limits import PICTURE_PIXELS
+from smoothgen.regular_file import is_regular
 
 Mode = Literal["grey", "rgb", "rgba"]
 Size = tuple[int, int]
@@ -86,6 +88,8 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """The picture, not yet decoded. Whatever goes wrong with it inside the block is a DataError that names it."""
     try:
         with _open(path) as image:
+            if excess := PICTURE_PIXELS.excess(image.width * image.height):
+                raise DataError(f"{path} has {image.width * image.height} pixels, {excess}; or make it smaller")
             _refuse_depth(path, image)
             yield image
     except DataError:
@@ -103,6 +107,8 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
 
 
 def _open(path: Path) -> ImageFile.ImageFile:
+    if not is_regular(path):
+        raise OSError("it is no regular file")
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(path, formats=FORMATS)

@@ -11,11 +11,13 @@ from einops import rearrange
 from pydantic import PositiveInt, ValidationError
 from torch import Tensor, nn
 
+from smoothgen.allocation import build_within, check_event
 from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
 from smoothgen.component import StrictModel, describe, nearest
 from smoothgen.errors import CheckpointError, ConfigError
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import FeatureNetwork, FeatureNetworkConfig, weights_fingerprint
+from smoothgen.regular_file import is_regular
 
 WEIGHTS = Path(__file__).parent / "weights"
 KIND = "feature classifier"
@@ -93,7 +95,8 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
         architecture = Architecture.model_validate(metadata.get("architecture"))
     except ValidationError as error:
         raise CheckpointError(f"{path}: its architecture is not readable: {describe(error)}") from error
-    network = Classifier(str(metadata.get("name")), architecture)
+    check_event(architecture.event, path)
+    network = build_within(tensors, lambda: Classifier(str(metadata.get("name")), architecture), path)
     load_weights(network, tensors, path)
     if weights_fingerprint(network) != metadata.get("fingerprint"):
         raise CheckpointError(f"{path} is damaged: its weights are not those that were written; restore it from a copy")
@@ -110,7 +113,7 @@ def find_weights(weights: str) -> Path:
     """The file of a shipped name or a path. Raises ConfigError."""
     known = shipped()
     path = known.get(weights, Path(weights))
-    if not path.is_file():
+    if not is_regular(path):
         raise ConfigError(
             f'features classifier: weights "{weights}" are neither shipped{nearest(weights, known)} nor a file '
             f"(looked for {path.absolute()}); shipped: {', '.join(known) or 'none'}; train others with "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,10 @@ from torch import Tensor
 from smoothgen.errors import CheckpointError, ConfigError
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import FeatureNetwork, FeatureNetworkConfig
+from smoothgen.regular_file import is_regular, open_regular
+
+TRUST = "SMOOTHGEN_TRUST_TORCHSCRIPT"
+"""The environment variable that lists the sha256 of the scripts that may run."""
 
 
 class TorchScriptFeatures(FeatureNetwork):
@@ -51,7 +57,8 @@ class TorchScriptFeatures(FeatureNetwork):
 
 
 class TorchScriptConfig(FeatureNetworkConfig):
-    """A TorchScript file. It is code and runs with your rights: load only files whose origin you trust.
+    """A TorchScript file. It is code and runs with your rights: it is loaded only if SMOOTHGEN_TRUST_TORCHSCRIPT, an
+    environment variable, lists its sha256 (several with commas between). A configuration cannot vouch for itself.
 
     path: the file. name: what results are named after. num_features: F, how many numbers it gives for an image.
     channels: what it takes; grey images are repeated. input_range: of the values it takes. input_size: height and
@@ -74,18 +81,32 @@ class TorchScriptConfig(FeatureNetworkConfig):
     def build(self, event: EventSpec) -> FeatureNetwork:
         self._check(event)
         try:
-            content = self.path.read_bytes()
-            script = torch.jit.load(str(self.path), map_location="cpu")
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            content = self._trusted()
+            script = torch.jit.load(io.BytesIO(content), map_location="cpu")
+        except ConfigError:
+            raise
+        except Exception as error:  # torch's reader raises anything for what is no script
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise CheckpointError(f"features torchscript: {self.path} is not a TorchScript file: {reason}") from error
         script.eval()
         for parameter in script.parameters():
             parameter.requires_grad_(False)
         return TorchScriptFeatures(self, event, script, hashlib.sha256(content).hexdigest()).eval()
 
+    def _trusted(self) -> bytes:
+        """The file's content, once the user has vouched for it. Raises ConfigError, OSError."""
+        with open_regular(self.path) as file:
+            content = file.read()
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 not in os.environ.get(TRUST, "").replace(" ", "").lower().split(","):
+            raise ConfigError(
+                f"features torchscript: {self.path} is code and would run with your rights; if you trust its origin, "
+                f"set {TRUST}={sha256}"
+            )
+        return content
+
     def _check(self, event: EventSpec) -> None:
-        if not self.path.is_file():
+        if not is_regular(self.path):
             raise ConfigError(
                 f"features torchscript: path {self.path} is not a file (looked for {self.path.absolute()})"
             )

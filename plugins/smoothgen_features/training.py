@@ -15,6 +15,7 @@ from smoothgen.config import read_yaml
 from smoothgen.data_source import AnyDataSource, Split
 from smoothgen.device import derived_seed
 from smoothgen.errors import ConfigError
+from smoothgen.regular_file import is_regular
 from smoothgen_features.classifier import WEIGHTS, Architecture, Classifier
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -55,8 +56,8 @@ def _plain(value: Any) -> Any:
 def load_training_config(source: str) -> TrainingConfig:
     """The recipe that a shipped name or a YAML file describes. Raises ConfigError."""
     path = WEIGHTS / f"{source}.yaml"
-    path = path if path.is_file() else Path(source)
-    if not path.is_file():
+    path = path if is_regular(path) else Path(source)
+    if not is_regular(path):
         known = ", ".join(item.stem for item in sorted(WEIGHTS.glob("*.yaml")))
         raise ConfigError(f'"{source}" is neither a shipped recipe nor a file; shipped: {known}')
     try:

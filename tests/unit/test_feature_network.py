@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -234,14 +235,19 @@ class TestTorchScript:
     """A network from a TorchScript file."""
 
     @pytest.fixture
-    def script(self, tmp_path: Path) -> Path:
+    def script(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         class Means(torch.nn.Module):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x.mean((2, 3))
 
         path = tmp_path / "means.pt"
         torch.jit.script(Means()).save(str(path))
+        self.trust(path, monkeypatch)
         return path
+
+    @staticmethod
+    def trust(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SMOOTHGEN_TRUST_TORCHSCRIPT", hashlib.sha256(path.read_bytes()).hexdigest())
 
     def build(self, path: Path, event: EventSpec = DIGITS, **keys):
         config = {"type": "torchscript", "path": str(path), "name": "means", "num_features": 3} | keys
@@ -259,15 +265,25 @@ class TestTorchScript:
         torch.testing.assert_close(scaled.features(x), torch.stack([unit * 2 - 1, unit * 2 - 0.5, unit], 1))
 
     def test_the_fingerprint_is_the_files(self, script):
-        import hashlib
-
         network = self.build(script)
         assert network.fingerprint == hashlib.sha256(script.read_bytes()).hexdigest()
         assert network.logits(torch.zeros(1, 1, 8, 8)) is None
 
-    def test_what_is_no_script_is_refused(self, tmp_path):
+    def test_a_script_runs_only_where_the_user_vouches_for_it(self, script, monkeypatch):
+        for trusted in (None, "", "0" * 64):
+            if trusted is None:
+                monkeypatch.delenv("SMOOTHGEN_TRUST_TORCHSCRIPT")
+            else:
+                monkeypatch.setenv("SMOOTHGEN_TRUST_TORCHSCRIPT", trusted)
+            with pytest.raises(ConfigError, match="is code and would run with your rights") as caught:
+                self.build(script)
+        monkeypatch.setenv("SMOOTHGEN_TRUST_TORCHSCRIPT", "0" * 64 + ", " + str(caught.value).rpartition("=")[2])
+        self.build(script)
+
+    def test_what_is_no_script_is_refused(self, tmp_path, monkeypatch):
         path = tmp_path / "no.pt"
         path.write_bytes(b"not a script")
+        self.trust(path, monkeypatch)
         with pytest.raises(CheckpointError, match="is not a TorchScript file"):
             self.build(path)
         with pytest.raises(ConfigError, match="is not a file"):
