@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smoothgen.checkpoint import read_tensors
 from smoothgen.device import DevicePolicy
-from smoothgen.errors import CheckpointError, RecoveryWarning
+from smoothgen.errors import DamagedError, RecoveryWarning
 from smoothgen.run_directory import RunDirectory
 
 
@@ -18,10 +18,10 @@ def newest_checkpoint(run: RunDirectory, kind: str, policy: DevicePolicy) -> tup
 
     Raises CheckpointError where none is whole. Warns of a damaged one by RecoveryWarning.
     """
-    problem: CheckpointError | None = None
+    problem: DamagedError | None = None
     try:
         found = read_tensors(run.checkpoint, kind) if run.checkpoint.exists() else None
-    except CheckpointError as error:
+    except DamagedError as error:
         found, problem = None, error
         if not run.former_checkpoint.exists():
             raise
