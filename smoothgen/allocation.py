@@ -82,7 +82,7 @@ def _made(result: Any, inputs: list[Any]) -> int:
 
 
 def _without_storage(value: Any) -> Any:
-    return value.to(device="meta") if isinstance(value, Tensor) else value
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def _could_be_large(inputs: list[Any]) -> bool:
