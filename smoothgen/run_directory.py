@@ -172,7 +172,9 @@ class RunDirectory:
         if not is_regular(path):
             return None
         with _readable(path):
-            return SearchRecord.model_validate(read_json(path)).model_dump(mode="python")
+            record = _record(read_json(path))
+            SearchRecord.model_validate(record)
+            return record
 
     def evaluation(self) -> dict[str, Any]:
         """What `write_metrics` wrote. Raises RunDirectoryError where it is not there or damaged."""

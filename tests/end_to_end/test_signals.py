@@ -23,7 +23,7 @@ MOMENTS = {
     "search, between rungs": "smoothgen.run_directory:RunDirectory.write_search",
     "a stage's start": "smoothgen.trainer:Trainer._start",
     "a step": "smoothgen.trainer:Trainer._step",
-    "validation": "smoothgen.trainer:Trainer.validation_loss",
+    "validation": "smoothgen.trainer:Trainer._validation_means",
     "a checkpoint": "smoothgen.trainer:write_tensors",
     "a stage's end": "smoothgen.trainer:Trainer._finish",
     "saving the model": "smoothgen.smoothed_model:SmoothedModel.save_pretrained",

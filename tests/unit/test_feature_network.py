@@ -158,7 +158,7 @@ def test_damaged_weights_are_refused(tmp_path: Path):
     flipped.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
     with pytest.raises(CheckpointError, match="is damaged"):
         build(str(cut))
-    with pytest.raises(CheckpointError, match="its weights are not those that were written"):
+    with pytest.raises(CheckpointError, match="its checksum is not that of what was written"):
         build(str(flipped))
 
 
