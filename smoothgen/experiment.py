@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from smoothgen.evaluation.measure import check_measurable, measure
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
 from smoothgen.progress import Progress
-from smoothgen.run_directory import EXPERIMENT, RunDirectory
+from smoothgen.run_directory import EXPERIMENT, RunDirectory, versions
 from smoothgen.sigma_search import SigmaSearch, with_found_sigma
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.trainer import StageReport, Trainer, trainer_of
@@ -117,6 +118,7 @@ def fit(
     parts = assemble(config, data) if search is None else search.checked()
     check_measurable(parts[0], data)
     with policy.processes():
+        policy.agree("configuration or version", json.dumps([config.model_dump(mode="json"), versions()]))
         if run_dir is None:
             record = None
             if search is not None:

@@ -32,6 +32,8 @@ from smoothgen.training_data import TrainingData
 from smoothgen.training_state import Position, Training, section
 
 CHECKPOINT_KIND = "checkpoint"
+STOP_EVERY = 10
+"""Steps after which several processes agree, at the latest, that one got a signal."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,11 @@ class Trainer:
             settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            fused=self.policy.fuses_optimizers,
+            **self.policy.optimizer_options,
         )
         average = ExponentialMovingAverage(parameters, settings.ema_decay)
-        training = Training(objective, wrapped, optimizer, average, parameters)
+        reduction = self.policy.reduction(wrapped, parameters)
+        training = Training(objective, wrapped, optimizer, average, parameters, reduction)
         if restored and saved is not None:
             training.restore(*saved, self.policy)
         return training
@@ -151,16 +154,18 @@ class Trainer:
             group["lr"] = settings.learning_rate * schedule(settings, step)
         if not training.objective.training:
             training.objective.train()
-        total: Tensor | float = 0.0
+        reduction, losses = training.reduction, []
         for k in range(settings.accumulate):
             x, context = self._micro_batch(stage, step, k)
             with self.policy.accumulating(training.wrapped, k == settings.accumulate - 1):
                 with self.policy.autocast():
-                    loss = training.wrapped(x, context) / settings.accumulate
+                    loss = training.wrapped(x, context) / reduction.parts(settings.accumulate)
                 loss.backward()
-            total = total + loss.detach()
-        norm = _clip(training.parameters, settings.clip_norm, self.policy.synchronous)
-        loss_and_norm = torch.stack([torch.as_tensor(total).to(norm.dtype), norm])
+            reduction.fold()
+            losses.append(loss.detach())
+        total = reduction.finish(losses)
+        norm = _clip(training.parameters, settings.clip_norm, self.policy)
+        loss_and_norm = torch.stack([total.to(norm.dtype), norm])
         if self.policy.synchronous:
             loss, norm = loss_and_norm.tolist()
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -219,7 +224,7 @@ class Trainer:
 
     def _log(self, stage: Stage, position: Position, more: dict[str, float]) -> float:
         """Logs the mean loss since the last line, over all processes, and returns it."""
-        loss = self.policy.sum(float(position.loss_sum) / max(position.loss_count, 1)) / self.policy.world
+        loss = self.policy.mean(float(position.loss_sum) / max(position.loss_count, 1))
         record = {
             "stage": stage.name,
             "step": position.step,
@@ -254,22 +259,19 @@ class Trainer:
         """Mean loss over the validation split, nats; every call sees the same noise."""
         assert self.validation is not None
         wrapped.eval()
-        total = count = 0.0
-        chunk = min(512, stage.objective.rows_at_once)
-        starts = range(0, len(self.validation), chunk * self.policy.world)
-        for start in starts:
-            rows = slice(start + self.policy.rank * chunk, start + (self.policy.rank + 1) * chunk)
+        size = min(512, stage.objective.rows_at_once)
+        shares: list[tuple[float, float]] = []
+        for start in range(0, len(self.validation), size * self.policy.world):
+            first = start + self.policy.rank * size
+            # every process takes part in every forward pass; an empty share counts for nothing
+            rows, weight = (slice(first, first + size), 1) if first < len(self.validation) else (slice(0, 1), 0)
             x = self.validation.x[rows]
-            if not len(x):  # every process takes part in every forward pass; an empty share counts for nothing
-                x, weight, rows = self.validation.x[:1], 0, slice(0, 1)
-            else:
-                weight = len(x)
             context = None if self.validation.context is None else self.validation.context[rows]
-            seed_everything(self.seed, stage.name, start, self.policy.rank, "validate")
+            seed_everything(self.seed, stage.name, first, 0, "validate")
             with self.policy.autocast():
-                total += float(wrapped(x, context)) * weight
-            count += weight
-        return self.policy.sum(total) / self.policy.sum(count)
+                shares.append((float(wrapped(x, context)), float(weight * len(x))))
+        losses, counts = (self.policy.in_order(list(values)) for values in zip(*shares, strict=True))
+        return sum(loss * n for loss, n in zip(losses, counts, strict=True)) / sum(counts)
 
     @contextlib.contextmanager
     def _averaged(self, stage: Stage, training: Training) -> Iterator[None]:
@@ -291,6 +293,8 @@ class Trainer:
         if self.run is None:
             return
         tensors = {f"trainees/{name}": value for name, value in self.trainees.state_dict().items()}
+        if training is not None:
+            training.position.loss_sum = self.policy.mean(float(training.position.loss_sum))
         own, values = ({}, {"position": {}, "optimizer_groups": []}) if training is None else training.state()
         if self.policy.is_main:
             metadata = {
@@ -338,7 +342,7 @@ class Trainer:
         """Whether a signal came; several processes agree on it every few steps."""
         if self.policy.world == 1:
             return self.stop.signum is not None
-        return step % self.config.log_every == 0 and self.policy.any(self.stop.signum is not None)
+        return step % min(self.config.log_every, STOP_EVERY) == 0 and self.policy.any(self.stop.signum is not None)
 
 
 def trainer_of(
@@ -359,14 +363,16 @@ def trainer_of(
 
 
 @torch.no_grad()
-def _clip(parameters: list[nn.Parameter], limit: float, synchronous: bool) -> Tensor:
+def _clip(parameters: list[nn.Parameter], limit: float, policy: DevicePolicy) -> Tensor:
     """The norm of all gradients together, (), after scaling them down to `limit` (0 for none); NaN stays NaN.
 
-    synchronous: reading the norm costs nothing, so that gradients within the limit need not be scaled by 1.
+    Where reading the norm costs nothing, gradients within the limit are not scaled by 1. A reproducible norm is that
+    of whole gradients, however they are sharded.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
-    if limit and not (synchronous and float(norm) <= limit):
+    measured = [whole(gradient) for gradient in gradients] if policy.config.reproducible else gradients
+    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(measured))))
+    if limit and not (policy.synchronous and float(norm) <= limit):
         factor = limit / torch.clamp(norm, min=limit)
         torch._foreach_mul_([local_shard(gradient) for gradient in gradients], factor)
     return norm
