@@ -14,10 +14,11 @@ import torch
 import torch.distributed as dist
 from pydantic import PositiveInt
 from torch import Generator, Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from smoothgen.component import StrictModel
 from smoothgen.errors import ConfigError, DeviceError, DistributedError
-from smoothgen.launch import Launch, in_contact
+from smoothgen.launch import Launch, in_contact, leave_together
 from smoothgen.reduction import OrderedReduction, Reduction, ShardedReduction, gathered
 
 
@@ -106,9 +107,17 @@ class DevicePolicy:
             return
         timeout = timedelta(seconds=self.config.timeout)
         with in_contact(self.launch, self.config.timeout):
-            dist.init_process_group(timeout=timeout, device_id=self.device if self.type == "cuda" else None)
+            store = next(rendezvous("env://", self.rank, self.world, timeout=timeout))[0]
+            dist.init_process_group(
+                store=store,
+                rank=self.rank,
+                world_size=self.world,
+                timeout=timeout,
+                device_id=self.device if self.type == "cuda" else None,
+            )
             try:
                 yield
+                leave_together(store, self.launch)
             finally:
                 dist.destroy_process_group()
 
@@ -177,7 +186,9 @@ class DevicePolicy:
         from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        mesh = DeviceMesh.from_group(self.group or dist.distributed_c10d._get_default_group(), self.type)
+        group = self.group or dist.group.WORLD
+        assert group is not None
+        mesh = DeviceMesh.from_group(group, self.type)
         mixed = self.config.precision == "bf16-mixed"
         policy = MixedPrecisionPolicy(
             param_dtype=None, reduce_dtype=torch.float32 if mixed else None, cast_forward_inputs=False

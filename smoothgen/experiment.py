@@ -154,23 +154,21 @@ def _train(
     resume: bool,
     search: dict[str, Any] | None,
 ) -> Result:
-    """Trains, then saves, measures and draws in the main process. search: the record of how sigma was found."""
+    """Trains and measures in all processes, saves and draws in the main one. search: how sigma was found."""
     trainer.train(resume)
     run, policy, data = trainer.run, trainer.policy, trainer.source
-    metrics: dict[str, Any] = {}
+    if policy.is_main and run is not None:
+        model.save_pretrained(run.path)
+        if baseline is not None:
+            save_model(baseline, config.baseline, run.path / "baseline")
+    directory = None if run is None else run.path
+    metrics = measure(config, model, baseline, data, policy, trainer.progress, directory)
     if policy.is_main:
-        if run is not None:
-            model.save_pretrained(run.path)
-            if baseline is not None:
-                save_model(baseline, config.baseline, run.path / "baseline")
-        directory = None if run is None else run.path
-        metrics = measure(config, model, baseline, data, policy, trainer.progress, directory)
         metrics |= {} if search is None else {"sigma_search": search}
         if run is not None:
             run.write_metrics(metrics)
             if config.evaluate.metrics is None or "samples" in config.evaluate.metrics:
                 draw_pictures(run.path, config, model, baseline, data, policy)
-    policy.barrier()
     return Result(model, baseline, metrics, config, None if run is None else run.path, trainer.reports)
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from smoothgen.errors import ConfigError, DistributedError
 
 STARTED_BY = "torchrun sets it; start with: torchrun --nproc-per-node N -m smoothgen ..."
+
+LEAVING = 30.0
+"""Seconds that the main process, when it is done, waits for the others to notice."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,27 @@ def in_contact(launch: Launch, timeout: int) -> Iterator[None]:
             f"process {launch.rank} of {launch.world} lost contact with another, which died or did not answer within "
             f"device.timeout = {timeout} s; the first error above is the cause. Continue with --resume ({reason})"
         ) from error
+
+
+def leave_together(store: Any, launch: Launch) -> None:
+    """Waits, however long, until the main process is done, then the main one for the others.
+
+    Not a barrier: a process may wait hours here, while the main one measures and draws, and no timeout must strike.
+    """
+    if launch.rank:
+        wait_for(store, "smoothgen/finished")
+        store.add("smoothgen/left", 1)
+        return
+    store.set("smoothgen/finished", "")
+    deadline = time.monotonic() + LEAVING
+    while store.add("smoothgen/left", 0) < launch.world - 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def wait_for(store: Any, key: str) -> None:
+    """Returns once the key is set. Raises DistNetworkError where the store is gone."""
+    while not store.check([key]):
+        time.sleep(0.05)
 
 
 def _lost(error: RuntimeError) -> bool:
