@@ -52,6 +52,7 @@ class DevicePolicy:
         self.launch = Launch.from_environment()
         self.world, self.rank = self.launch.world, self.launch.rank
         self.group: dist.ProcessGroup | None = None
+        self.store: Any = None
         self.type = _resolve(self.config.device)
         self.device = _own_device(self.type, self.launch)
         if self.config.precision == "bf16-mixed" and self.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -78,6 +79,12 @@ class DevicePolicy:
         policy = copy.copy(self)
         policy.world, policy.rank, policy.group = len(ranks), ranks.index(self.launch.rank), group
         policy.strategy = policy._strategy()
+        return policy
+
+    def alone(self) -> DevicePolicy:
+        """The policy of this process for what no other takes part in; the main one stays that."""
+        policy = copy.copy(self)
+        policy.world, policy.group, policy.strategy = 1, None, "single"
         return policy
 
     @property
@@ -108,6 +115,7 @@ class DevicePolicy:
         timeout = timedelta(seconds=self.config.timeout)
         with in_contact(self.launch, self.config.timeout):
             store = next(rendezvous("env://", self.rank, self.world, timeout=timeout))[0]
+            self.store = store
             dist.init_process_group(
                 store=store,
                 rank=self.rank,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from smoothgen.apart import ApartTrainer, check_apart, check_continued
 from smoothgen.checkpoint import load_model, save_model
 from smoothgen.config import ExperimentConfig, StageName, load_config
 from smoothgen.data_source import DataSource
@@ -117,6 +118,9 @@ def fit(
     search = SigmaSearch(config, data, policy, assemble, bars) if config.kernel.searches else None
     parts = assemble(config, data) if search is None else search.checked()
     check_measurable(parts[0], data)
+    apart = policy.config.stages == "apart"
+    if apart:
+        check_apart(*parts, policy)
     with policy.processes():
         policy.agree("configuration or version", json.dumps([config.model_dump(mode="json"), versions()]))
         if run_dir is None:
@@ -124,11 +128,14 @@ def fit(
             if search is not None:
                 record = search.run()
                 parts = search.assembled(record)
-            return _train(trainer_of(*parts, data, policy, None, bars), *parts, False, record)
+            without = ApartTrainer(*parts, data, policy, None, progress) if apart else None
+            return _train(without or trainer_of(*parts, data, policy, None, bars), *parts, False, record)
         run = RunDirectory(Path(run_dir))
         with run.writing(resume) if policy.is_main else contextlib.nullcontext():
             policy.barrier()
             from_checkpoint = resume and run.checkpoint.exists()
+            if resume:
+                check_continued(policy, run)
             if resume and run.exists:
                 check_same(resolved(config, data), run)
             elif policy.is_main:
@@ -140,14 +147,18 @@ def fit(
                 if policy.is_main and not from_checkpoint:
                     run.describe(resolved(config, data))
                 parts = search.assembled(search.run(run))
-            trainer = trainer_of(*parts, data, policy, run, bars)
+            trainer = (
+                ApartTrainer(*parts, data, policy, run, progress)
+                if apart
+                else trainer_of(*parts, data, policy, run, bars)
+            )
             if policy.is_main and not from_checkpoint:
                 run.describe(parts[0])
-            return _train(trainer, *parts, from_checkpoint, run.search())
+            return _train(trainer, *parts, resume if apart else from_checkpoint, run.search())
 
 
 def _train(
-    trainer: Trainer,
+    trainer: Trainer | ApartTrainer,
     config: ExperimentConfig,
     model: SmoothedModel,
     baseline: DensityModel | None,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smoothgen.board import Board
 from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
 from smoothgen.config import ExperimentConfig, StageName, TrainerConfig
 from smoothgen.data_source import DataSource, Split
@@ -21,7 +22,14 @@ from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.diagnosis import bad_gradient, first_bad_output
 from smoothgen.ema import ExponentialMovingAverage
-from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from smoothgen.errors import (
+    CheckpointError,
+    DataError,
+    DistributedError,
+    Interrupted,
+    NonFiniteError,
+    SmoothgenError,
+)
 from smoothgen.progress import Progress
 from smoothgen.run_directory import RunDirectory
 from smoothgen.sharding import full_state, local_shard, whole
@@ -48,7 +56,7 @@ class Trainer:
     """Trains stages in order; the modules in them end with the averaged weights.
 
     trainees: the modules whose weights a checkpoint holds, by name; the stages' objectives are made of them.
-    reports: what each finished stage took.
+    reports: what each finished stage took. board: of the stages that other processes train at the same time.
     """
 
     def __init__(
@@ -61,7 +69,9 @@ class Trainer:
         policy: DevicePolicy,
         run: RunDirectory | None = None,
         progress: Progress | None = None,
+        board: Board | None = None,
     ) -> None:
+        self.board = board
         self.config, self.seed, self.policy, self.run, self.source = config, seed, policy, run, source
         self.stages = list(stages)
         self.progress = progress or Progress(enabled=False)
@@ -72,6 +82,7 @@ class Trainer:
         self.data = TrainingData(source, policy, seed)
         self.validation = self._validation_split(source)
         self.stop = StopSignals()
+        self.trouble: SmoothgenError | None = None
         self.reports: dict[StageName, StageReport] = {}
 
     def train(self, resume: bool = False) -> None:
@@ -105,17 +116,13 @@ class Trainer:
                     self._check_finite(stage, training)
                     mean = self._log(stage, position, {"gradient_norm": float(norm), "steps_per_second": rate})
                     best = f", best validation {position.best_loss:.4f}" if position.best_step else ""
-                    bar.update(position.step, f"loss {mean:.4f}{best} nats")
+                    bar.update(position.step, f"loss {mean:.4f}{best} nats{self._elsewhere(stage, position.step)}")
                 if position.step % self.config.validate_every == 0 or ended:
                     self._validate(stage, training)
                     clock, clock_step = time.monotonic(), position.step
                 if self._stopping(position.step):
                     self._save(index, training)
-                    raise Interrupted(
-                        f"stopped by signal {self.stop.signum} at step {position.step} of stage {stage.name}; "
-                        "the state is saved, continue with --resume",
-                        self.stop.signum or signal.SIGTERM,
-                    )
+                    raise self._stopped(stage, position.step)
                 if position.step % self.config.checkpoint_every == 0:
                     self._save(index, training)
         self._finish(stage, training)
@@ -339,10 +346,35 @@ class Trainer:
         return Split(self.policy.place(split.x[:most]), context)
 
     def _stopping(self, step: int) -> bool:
-        """Whether a signal came; several processes agree on it every few steps."""
+        """Whether a signal came, or another stage failed; several processes agree on it every few steps."""
         if self.policy.world == 1:
-            return self.stop.signum is not None
-        return step % min(self.config.log_every, STOP_EVERY) == 0 and self.policy.any(self.stop.signum is not None)
+            return self._asked_to_stop()
+        return step % min(self.config.log_every, STOP_EVERY) == 0 and self.policy.any(self._asked_to_stop())
+
+    def _asked_to_stop(self) -> bool:
+        if self.board is not None and self.trouble is None:
+            self.trouble = self.board.trouble()
+        return self.stop.signum is not None or self.trouble is not None
+
+    def _stopped(self, stage: Stage, step: int) -> SmoothgenError:
+        where = f"step {step} of stage {stage.name}; the state is saved, continue with --resume"
+        if self.trouble is None or self.stop.signum is not None:
+            message = f"stopped by signal {self.stop.signum or signal.SIGTERM} at {where}"
+            return Interrupted(message, self.stop.signum or signal.SIGTERM)
+        if isinstance(self.trouble, Interrupted):
+            return Interrupted(f"stopped at {where} ({self.trouble})", self.trouble.signum)
+        return DistributedError(f"{self.trouble}; stopped at {where}")
+
+    def _elsewhere(self, stage: Stage, step: int) -> str:
+        """Tells the other stages where this one is, and says where they are."""
+        if self.board is None:
+            return ""
+        self.board.tell(step, stage.settings.max_steps)
+        return self.board.status()
+
+    def save_finished(self) -> None:
+        """Writes the checkpoint of a run whose stages are all trained, if elsewhere."""
+        self._save(len(self.stages), None)
 
 
 def trainer_of(

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from smoothgen.commands.arguments import ConfigArgument, OverridesArgument, free_directory, seed_numbers
+from smoothgen.commands.arguments import (
+    ConfigArgument,
+    OverridesArgument,
+    free_directory,
+    refuse_processes,
+    seed_numbers,
+)
 from smoothgen.commands.tables import show
 
 
@@ -48,6 +54,7 @@ def compare(
     from smoothgen.comparison import markdown
     from smoothgen.config import load_config
 
+    refuse_processes("compare")
     numbers = seed_numbers(seeds)
     loaded = load_config(config, overrides or [])
     directory = out or Path("runs") / f"{loaded.name}-comparison"
