@@ -29,10 +29,13 @@ def train(
     from smoothgen.config import load_config
     from smoothgen.errors import ConfigError
     from smoothgen.experiment import fit
+    from smoothgen.launch import Launch
 
     loaded = load_config(config, overrides or [])
     if resume and run_dir is None:
         raise ConfigError("--resume needs --run-dir, the directory of the run to continue")
+    if run_dir is None and Launch.from_environment().world > 1:
+        raise ConfigError("several processes need --run-dir, one directory that all of them see")
     directory = run_dir or free_directory(Path("runs") / loaded.name)
     typer.echo(f"run directory: {directory}", err=True)
     result = fit(loaded, directory, resume=resume, progress=True)

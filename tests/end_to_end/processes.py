@@ -47,8 +47,8 @@ class Group:
         return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
 
 
-def start(count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False) -> Group:
-    """`smoothgen ARGUMENTS` in `count` processes."""
+def start(count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False, last: tuple[str, ...] = ()) -> Group:
+    """`smoothgen ARGUMENTS` in `count` processes. last: more arguments for the last of them, without torchrun."""
     command = [sys.executable, "-m", "smoothgen", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK")}
     environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -66,7 +66,9 @@ def start(count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return Group([process(command, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(count)])
+    commands = [command] * (count - 1) + [[*command, *last]]
+    members = [process(each, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank, each in enumerate(commands)]
+    return Group(members)
 
 
 def run(count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False) -> Group:
