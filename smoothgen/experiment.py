@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -189,13 +189,21 @@ def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
     config: `resolved`. A sigma that was to be found is the one that the run's search found, if it has ended.
     """
     both = (with_found_sigma(each, run.search()) for each in (config, run.stored_config()))
-    now, then = (each.model_dump(mode="json") for each in both)
+    now, then = (_without_accumulate(each.model_dump(mode="json")) for each in both)
     changed = [key for key in now if key not in ("name", "description", "evaluate", "device") and now[key] != then[key]]
     if changed:
         raise ConfigError(
             f"{run.path} was started with another {', '.join(changed)}; resume with its own {EXPERIMENT}, "
             "or train in a new run directory"
         )
+
+
+def _without_accumulate(document: dict[str, Any]) -> dict[str, Any]:
+    """What counts is its product with the number of processes, which the checkpoint knows."""
+    trainer = {key: value for key, value in document["trainer"].items() if key != "accumulate"}
+    stages = get_args(StageName)
+    trainer |= {name: {key: v for key, v in trainer[name].items() if key != "accumulate"} for name in stages}
+    return document | {"trainer": trainer}
 
 
 def load(run_dir: str | Path) -> SmoothedModel:

@@ -311,22 +311,26 @@ class Trainer:
                 "stages": [stage.name for stage in self.stages],
                 **values,
                 "records": self.run.records,
-                "micro_batches": self.policy.world * (self.stages[index].settings.accumulate if training else 1),
+                "micro_batches": self._micro_batches,
             }
             write_tensors(self.run.checkpoint, tensors | own, metadata)
         self.policy.barrier()
+
+    @property
+    def _micro_batches(self) -> list[int]:
+        """Of a step of each stage, over all processes."""
+        return [self.policy.world * stage.settings.accumulate for stage in self.stages]
 
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.run is not None
         tensors, metadata = read_tensors(self.run.checkpoint, CHECKPOINT_KIND)
         if metadata["stages"] != [stage.name for stage in self.stages]:
             raise CheckpointError(f"{self.run.checkpoint} has the stages {metadata['stages']}, this run others")
-        if metadata["position"]:
-            settings = self.stages[metadata["stage"]].settings
-            parts = settings.accumulate * self.policy.world
-            if metadata["micro_batches"] != parts:
+        then, now = metadata["micro_batches"], self._micro_batches
+        for stage, before, parts in list(zip(self.stages, then, now, strict=True))[metadata["stage"] :]:
+            if before != parts:
                 raise CheckpointError(
-                    f"{self.run.checkpoint} was written with {metadata['micro_batches']} micro-batches a step "
+                    f"{self.run.checkpoint} was written with {before} micro-batches a step of stage {stage.name} "
                     f"(accumulate x processes), this run has {parts}; continue with the same product"
                 )
         load_weights(self.trainees, section(tensors, "trainees"), self.run.checkpoint)
