@@ -155,7 +155,7 @@ def test_chunks_draw_different_samples(folder, monkeypatch, capsys):
     ("options", "reason"),
     [
         (["kernel.learnable=true"], "sigma is learned from both"),
-        (["inverter=gradient", "baseline=null"], "has a single stage to train"),
+        (["inverter=gradient", "baseline=null", "evaluate.metrics=[]"], "has a single stage to train"),
         ([], "needs a process for each of 3 stages (density, inverter, baseline), got 1"),
     ],
 )
