@@ -105,11 +105,13 @@ def faults(work: Path) -> dict[str, dict]:
         time.sleep(0.1)
         kill(group, how)
         began = time.monotonic()
-        group.finish()
+        codes = group.finish()
         took = time.monotonic() - began
+        assert codes != [0] and not (work / directory / "evaluation.json").exists(), "it was stopped too late"
         accumulate = 4 if apart else 4 // count
         run(count, *command, f"trainer.accumulate={accumulate}", "--resume", cwd=work, torchrun=count > 1)
         results[name] = found(work / directory, count, accumulate) | {"seconds until all had left": round(took, 1)}
+        results[name]["code of torchrun"] = codes[0]
     return results
 
 
