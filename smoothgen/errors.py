@@ -1,10 +1,18 @@
-"""What can go wrong, each with one clear line: what was expected, what came, where, what to do."""
+"""What can go wrong, each with one clear line: what was expected, what came, where, what to do. And what is warned of."""
 
 from __future__ import annotations
 
 
 class SmoothgenError(Exception):
     """Base of every error a user can cause and mend; the command line prints its message and exits with 2."""
+
+
+class SmoothgenWarning(UserWarning):
+    """Base of every warning: `warnings.filterwarnings("error", category=SmoothgenWarning)` stops at any of them."""
+
+
+class SmoothgenDeprecationWarning(SmoothgenWarning, FutureWarning):
+    """Something that a later version will not have; names that version and what to use instead."""
 
 
 class ConfigError(SmoothgenError, ValueError):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from smoothgen.errors import SmoothgenError
+from smoothgen.errors import SmoothgenError, SmoothgenWarning
 
 SHARED = Path(__file__).parent / "c"
 """C files that any source may include."""
@@ -35,7 +35,7 @@ class NativeError(SmoothgenError, RuntimeError):
     """C code that cannot be compiled or loaded here: no compiler, a compiler that fails, nowhere to keep the result."""
 
 
-class NativeWarning(UserWarning):
+class NativeWarning(SmoothgenWarning):
     """Something runs without compiled code, and slower for it."""
 
 
