@@ -1,4 +1,4 @@
-"""How something leaves smoothgen: it warns for at least one minor version, then it is gone. See docs/reference/versions.md."""
+"""How something leaves smoothgen: it warns for at least one minor version, then it is gone (page on versions)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong, each with one clear line: what was expected, what came, where, what to do. And what is warned of."""
+"""What can go wrong, each with one clear line: what was expected, what came, where, what to do; and the warnings."""
 
 from __future__ import annotations
 
