@@ -81,6 +81,18 @@ def check_metadata(metadata: Mapping[str, Any], stages: Sequence[str], source: P
         raise CheckpointError(f"{source} has the stages {names:.200}, this run {', '.join(stages)}")
 
 
+def check_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where a stored state lacks a tensor of the module, or has another one or another shape. torch's
+    loader of whole states keeps what is missing as it is, without a word.
+    """
+    own = module.state_dict()
+    for name in (*(own.keys() - tensors.keys()), *(tensors.keys() - own.keys())):
+        raise ValueError(f"{name:.80} is in the stored weights or in the model, but not in both")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, this model {tuple(value.shape)}")
+
+
 def check_optimizer(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,

@@ -17,6 +17,9 @@ from torch import Generator, Tensor, nn
 from smoothgen.component import StrictModel
 from smoothgen.errors import ConfigError, DeviceError
 
+NOWHERE = "meta"
+"""The device of tensors that have a shape and no memory."""
+
 
 class DeviceConfig(StrictModel):
     """Where and how training computes.

@@ -93,8 +93,8 @@ def find_pictures(folder: Path) -> list[Path]:
     Raises DataError where there are none, and for links that lead outside or to a folder.
     """
     endings = ", ".join(ENDINGS)
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.exists(folder) else "does not exist"
         raise DataError(f"{folder} {what}; set path to a folder with pictures ({endings}) (nothing is downloaded)")
     root = folder.resolve()
     found, others = [], Counter[str]()

@@ -15,6 +15,7 @@ INPUTS = 100
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_damaged_inputs_are_refused_or_read():
     outcomes = runner.run(list(readers.READERS), INPUTS, seed=1)
     assert {outcome.reader: outcome.failures for outcome in outcomes if outcome.failures} == {}
@@ -57,7 +58,7 @@ class Faulty(readers.Reader):
         if kind == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         elif kind == 1:
-            bytearray(runner.MEMORY + 1)
+            bytearray(2 * runner.MEMORY)
         elif kind == 2:
             raise KeyError("x")
         elif kind == 3:
