@@ -152,6 +152,18 @@ def test_the_causal_score_is_used_where_it_is_asked_for():
     assert torch.equal(kernel.posterior_mean(x, Causal(CUBE)), x)
 
 
+class RandomBound(Flat):
+    """A density whose log_prob is a random lower bound: it has no score of the whole joint."""
+
+    exact = False
+
+
+@pytest.mark.parametrize("config", [GaussianConfig, LaplaceConfig])
+def test_a_density_without_a_score_is_refused_by_default(config):
+    with pytest.raises(NoClosedFormError, match="random lower bound"):
+        config(sigma=0.5).build(CUBE).check_posterior_mean(RandomBound(CUBE))
+
+
 def test_the_default_score_is_the_whole_joint():
     """x_tilde + sigma^2 times the gradient of the joint, which for a flat density is x_tilde."""
     x = torch.randn(4, 3, generator=Generator().manual_seed(0))
