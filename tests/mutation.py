@@ -332,12 +332,7 @@ def judge_target(
     """Every mutant of a file with its outcome. Ends the program if the tests fail without one."""
     source = (ROOT / target).read_text()
     tests = list(TARGETS[target] if tests is None else tests)
-    sound = forks.start(3600.0, target, source, tests, record=True, show=show)
-    sound.process.join()
-    if sound.process.exitcode != 0:
-        why = "did not import it" if sound.process.exitcode == NOT_IMPORTED else "fail without a mutant"
-        sys.exit(f"mutation: {target}: its tests {why}: {' '.join(tests)}")
-    seen = json.loads(sound.answer.read_text())
+    seen = without_a_mutant(target, source, tests, forks, show, record=True)
     import_libraries(seen["libraries"])
     mutants = [mutant for mutant in mutants_of(source) if only in mutant.name]
 
@@ -354,7 +349,20 @@ def judge_target(
         by = answer.get("failed") or "import" if outcome == "killed" else ""
         mutants[i] = replace(mutants[i], outcome=outcome, by=by, seconds=round(seconds, 1))
         print("." if outcome == "killed" else f"\n{outcome}: {target}: {mutants[i].name}\n", end="", flush=True)
+    without_a_mutant(target, source, tests, forks, show)  # or something else has changed, and killed them
     return mutants
+
+
+def without_a_mutant(
+    target: str, source: str, tests: list[str], forks: Forks, show: bool, record: bool = False
+) -> dict[str, Any]:
+    """What the tests see of the sound source; with `record`, which lines each reaches. Ends the program if one fails."""
+    job = forks.start(3600.0, target, source, tests, record=record, show=show)
+    job.process.join()
+    if job.process.exitcode != 0:
+        why = "did not import it" if job.process.exitcode == NOT_IMPORTED else "fail without a mutant"
+        sys.exit(f"mutation: {target}: its tests {why}: {' '.join(tests)}")
+    return json.loads(job.answer.read_text())
 
 
 def libraries() -> list[str]:

@@ -97,6 +97,23 @@ def test_a_product_kernel_needs_its_standard_noise_and_density(missing):
         type("Unfinished", (ProductKernel,), complete)(CUBE, 1.0)
 
 
+def test_posterior_means_that_do_not_exist_say_why_and_what_to_do_instead():
+    line, wide = EventSpec(shape=(1,)), EventSpec(shape=(11,))
+    uniform, laplace = UniformConfig(sigma=0.5).build(line), LaplaceConfig(sigma=0.5)
+    assert message(NoClosedFormError, lambda: uniform.check_posterior_mean(Flat(line))) == (
+        "kernel uniform: its empirical-Bayes formula is a sum of density differences over the whole line, which "
+        "a 1 % error of a learned density ruins (worse than not denoising at all on the thin rings); "
+        "use inverter type: conditional, or a gaussian kernel"
+    )
+    assert message(NoClosedFormError, lambda: laplace.build(wide).check_posterior_mean(Flat(wide))) == (
+        "kernel laplace: the posterior mean needs 64 densities per coordinate and is offered up to 10 coordinates, "
+        "not 11; use inverter type: conditional, or a gaussian kernel"
+    )
+    assert message(NoClosedFormError, lambda: laplace.build(line).check_posterior_mean(Causal(line), "causal")) == (
+        "kernel laplace has no causal score; use score: full, or a gaussian kernel"
+    )
+
+
 def test_every_way_in_names_the_tensor_of_the_wrong_shape():
     kernel, right, wrong = GaussianConfig(sigma=0.5).build(PICTURE), torch.zeros(5, 1, 2, 2), torch.zeros(5, 4)
     text = "GaussianKernel: {} must have shape (batch, 1, 2, 2), got (5, 4)"
