@@ -356,7 +356,7 @@ def judge_target(
 def without_a_mutant(
     target: str, source: str, tests: list[str], forks: Forks, show: bool, record: bool = False
 ) -> dict[str, Any]:
-    """What the tests see of the sound source; with `record`, which lines each reaches. Ends the program if one fails."""
+    """What the tests say of the sound source; `record`: and which lines each reaches. Ends the program if one fails."""
     job = forks.start(3600.0, target, source, tests, record=record, show=show)
     job.process.join()
     if job.process.exitcode != 0:
