@@ -120,6 +120,12 @@ class RunDirectory:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def versions() -> dict[str, str]:
+    """What has to be alike where several processes compute one result."""
+    plugins = {plugin.name: plugin.version for plugin in installed().plugins}
+    return {"smoothgen": __version__, "torch": str(torch.__version__)} | plugins
+
+
 def environment() -> dict[str, Any]:
     """Versions of smoothgen, python, torch and every loaded plugin, and the command."""
     packages = ("torch", "numpy", "pydantic", "pluggy", "safetensors", "normflows")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smoothgen.board import Board
 from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
 from smoothgen.config import ExperimentConfig, StageName, TrainerConfig
 from smoothgen.data_source import DataSource, Split
@@ -21,7 +22,14 @@ from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.diagnosis import bad_gradient, first_bad_output
 from smoothgen.ema import ExponentialMovingAverage
-from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from smoothgen.errors import (
+    CheckpointError,
+    DataError,
+    DistributedError,
+    Interrupted,
+    NonFiniteError,
+    SmoothgenError,
+)
 from smoothgen.progress import Progress
 from smoothgen.run_directory import RunDirectory
 from smoothgen.sharding import full_state, local_shard, whole
@@ -32,6 +40,8 @@ from smoothgen.training_data import TrainingData
 from smoothgen.training_state import Position, Training, section
 
 CHECKPOINT_KIND = "checkpoint"
+STOP_EVERY = 10
+"""Steps after which several processes agree, at the latest, that one got a signal."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Trainer:
     """Trains stages in order; the modules in them end with the averaged weights.
 
     trainees: the modules whose weights a checkpoint holds, by name; the stages' objectives are made of them.
-    reports: what each finished stage took.
+    reports: what each finished stage took. board: of the stages that other processes train at the same time.
     """
 
     def __init__(
@@ -59,7 +69,9 @@ class Trainer:
         policy: DevicePolicy,
         run: RunDirectory | None = None,
         progress: Progress | None = None,
+        board: Board | None = None,
     ) -> None:
+        self.board = board
         self.config, self.seed, self.policy, self.run, self.source = config, seed, policy, run, source
         self.stages = list(stages)
         self.progress = progress or Progress(enabled=False)
@@ -70,6 +82,7 @@ class Trainer:
         self.data = TrainingData(source, policy, seed)
         self.validation = self._validation_split(source)
         self.stop = StopSignals()
+        self.trouble: SmoothgenError | None = None
         self.reports: dict[StageName, StageReport] = {}
 
     def train(self, resume: bool = False) -> None:
@@ -103,17 +116,13 @@ class Trainer:
                     self._check_finite(stage, training)
                     mean = self._log(stage, position, {"gradient_norm": float(norm), "steps_per_second": rate})
                     best = f", best validation {position.best_loss:.4f}" if position.best_step else ""
-                    bar.update(position.step, f"loss {mean:.4f}{best} nats")
+                    bar.update(position.step, f"loss {mean:.4f}{best} nats{self._elsewhere(stage, position.step)}")
                 if position.step % self.config.validate_every == 0 or ended:
                     self._validate(stage, training)
                     clock, clock_step = time.monotonic(), position.step
                 if self._stopping(position.step):
                     self._save(index, training)
-                    raise Interrupted(
-                        f"stopped by signal {self.stop.signum} at step {position.step} of stage {stage.name}; "
-                        "the state is saved, continue with --resume",
-                        self.stop.signum or signal.SIGTERM,
-                    )
+                    raise self._stopped(stage, position.step)
                 if position.step % self.config.checkpoint_every == 0:
                     self._save(index, training)
         self._finish(stage, training)
@@ -136,10 +145,11 @@ class Trainer:
             settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            fused=self.policy.fuses_optimizers,
+            **self.policy.optimizer_options,
         )
         average = ExponentialMovingAverage(parameters, settings.ema_decay)
-        training = Training(objective, wrapped, optimizer, average, parameters)
+        reduction = self.policy.reduction(wrapped, parameters)
+        training = Training(objective, wrapped, optimizer, average, parameters, reduction)
         if restored and saved is not None:
             training.restore(*saved, self.policy)
         return training
@@ -151,16 +161,18 @@ class Trainer:
             group["lr"] = settings.learning_rate * schedule(settings, step)
         if not training.objective.training:
             training.objective.train()
-        total: Tensor | float = 0.0
+        reduction, losses = training.reduction, []
         for k in range(settings.accumulate):
             x, context = self._micro_batch(stage, step, k)
             with self.policy.accumulating(training.wrapped, k == settings.accumulate - 1):
                 with self.policy.autocast():
-                    loss = training.wrapped(x, context) / settings.accumulate
+                    loss = training.wrapped(x, context) / reduction.parts(settings.accumulate)
                 loss.backward()
-            total = total + loss.detach()
-        norm = _clip(training.parameters, settings.clip_norm, self.policy.synchronous)
-        loss_and_norm = torch.stack([torch.as_tensor(total).to(norm.dtype), norm])
+            reduction.fold()
+            losses.append(loss.detach())
+        total = reduction.finish(losses)
+        norm = _clip(training.parameters, settings.clip_norm, self.policy)
+        loss_and_norm = torch.stack([total.to(norm.dtype), norm])
         if self.policy.synchronous:
             loss, norm = loss_and_norm.tolist()
             if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -219,7 +231,7 @@ class Trainer:
 
     def _log(self, stage: Stage, position: Position, more: dict[str, float]) -> float:
         """Logs the mean loss since the last line, over all processes, and returns it."""
-        loss = self.policy.sum(float(position.loss_sum) / max(position.loss_count, 1)) / self.policy.world
+        loss = self.policy.mean(float(position.loss_sum) / max(position.loss_count, 1))
         record = {
             "stage": stage.name,
             "step": position.step,
@@ -254,22 +266,19 @@ class Trainer:
         """Mean loss over the validation split, nats; every call sees the same noise."""
         assert self.validation is not None
         wrapped.eval()
-        total = count = 0.0
-        chunk = min(512, stage.objective.rows_at_once)
-        starts = range(0, len(self.validation), chunk * self.policy.world)
-        for start in starts:
-            rows = slice(start + self.policy.rank * chunk, start + (self.policy.rank + 1) * chunk)
+        size = min(512, stage.objective.rows_at_once)
+        shares: list[tuple[float, float]] = []
+        for start in range(0, len(self.validation), size * self.policy.world):
+            first = start + self.policy.rank * size
+            # every process takes part in every forward pass; an empty share counts for nothing
+            rows, weight = (slice(first, first + size), 1) if first < len(self.validation) else (slice(0, 1), 0)
             x = self.validation.x[rows]
-            if not len(x):  # every process takes part in every forward pass; an empty share counts for nothing
-                x, weight, rows = self.validation.x[:1], 0, slice(0, 1)
-            else:
-                weight = len(x)
             context = None if self.validation.context is None else self.validation.context[rows]
-            seed_everything(self.seed, stage.name, start, self.policy.rank, "validate")
+            seed_everything(self.seed, stage.name, first, 0, "validate")
             with self.policy.autocast():
-                total += float(wrapped(x, context)) * weight
-            count += weight
-        return self.policy.sum(total) / self.policy.sum(count)
+                shares.append((float(wrapped(x, context)), float(weight * len(x))))
+        losses, counts = (self.policy.in_order(list(values)) for values in zip(*shares, strict=True))
+        return sum(loss * n for loss, n in zip(losses, counts, strict=True)) / sum(counts)
 
     @contextlib.contextmanager
     def _averaged(self, stage: Stage, training: Training) -> Iterator[None]:
@@ -291,6 +300,8 @@ class Trainer:
         if self.run is None:
             return
         tensors = {f"trainees/{name}": value for name, value in self.trainees.state_dict().items()}
+        if training is not None:
+            training.position.loss_sum = self.policy.mean(float(training.position.loss_sum))
         own, values = ({}, {"position": {}, "optimizer_groups": []}) if training is None else training.state()
         if self.policy.is_main:
             metadata = {
@@ -300,22 +311,26 @@ class Trainer:
                 "stages": [stage.name for stage in self.stages],
                 **values,
                 "records": self.run.records,
-                "micro_batches": self.policy.world * (self.stages[index].settings.accumulate if training else 1),
+                "micro_batches": self._micro_batches,
             }
             write_tensors(self.run.checkpoint, tensors | own, metadata)
         self.policy.barrier()
+
+    @property
+    def _micro_batches(self) -> list[int]:
+        """Of a step of each stage, over all processes."""
+        return [self.policy.world * stage.settings.accumulate for stage in self.stages]
 
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.run is not None
         tensors, metadata = read_tensors(self.run.checkpoint, CHECKPOINT_KIND)
         if metadata["stages"] != [stage.name for stage in self.stages]:
             raise CheckpointError(f"{self.run.checkpoint} has the stages {metadata['stages']}, this run others")
-        if metadata["position"]:
-            settings = self.stages[metadata["stage"]].settings
-            parts = settings.accumulate * self.policy.world
-            if metadata["micro_batches"] != parts:
+        then, now = metadata["micro_batches"], self._micro_batches
+        for stage, before, parts in list(zip(self.stages, then, now, strict=True))[metadata["stage"] :]:
+            if before != parts:
                 raise CheckpointError(
-                    f"{self.run.checkpoint} was written with {metadata['micro_batches']} micro-batches a step "
+                    f"{self.run.checkpoint} was written with {before} micro-batches a step of stage {stage.name} "
                     f"(accumulate x processes), this run has {parts}; continue with the same product"
                 )
         load_weights(self.trainees, section(tensors, "trainees"), self.run.checkpoint)
@@ -335,10 +350,35 @@ class Trainer:
         return Split(self.policy.place(split.x[:most]), context)
 
     def _stopping(self, step: int) -> bool:
-        """Whether a signal came; several processes agree on it every few steps."""
+        """Whether a signal came, or another stage failed; several processes agree on it every few steps."""
         if self.policy.world == 1:
-            return self.stop.signum is not None
-        return step % self.config.log_every == 0 and self.policy.any(self.stop.signum is not None)
+            return self._asked_to_stop()
+        return step % min(self.config.log_every, STOP_EVERY) == 0 and self.policy.any(self._asked_to_stop())
+
+    def _asked_to_stop(self) -> bool:
+        if self.board is not None and self.trouble is None:
+            self.trouble = self.board.trouble()
+        return self.stop.signum is not None or self.trouble is not None
+
+    def _stopped(self, stage: Stage, step: int) -> SmoothgenError:
+        where = f"step {step} of stage {stage.name}; the state is saved, continue with --resume"
+        if self.trouble is None or self.stop.signum is not None:
+            message = f"stopped by signal {self.stop.signum or signal.SIGTERM} at {where}"
+            return Interrupted(message, self.stop.signum or signal.SIGTERM)
+        if isinstance(self.trouble, Interrupted):
+            return Interrupted(f"stopped at {where} ({self.trouble})", self.trouble.signum)
+        return DistributedError(f"{self.trouble}; stopped at {where}")
+
+    def _elsewhere(self, stage: Stage, step: int) -> str:
+        """Tells the other stages where this one is, and says where they are."""
+        if self.board is None:
+            return ""
+        self.board.tell(step, stage.settings.max_steps)
+        return self.board.status()
+
+    def save_finished(self) -> None:
+        """Writes the checkpoint of a run whose stages are all trained, if elsewhere."""
+        self._save(len(self.stages), None)
 
 
 def trainer_of(
@@ -359,14 +399,16 @@ def trainer_of(
 
 
 @torch.no_grad()
-def _clip(parameters: list[nn.Parameter], limit: float, synchronous: bool) -> Tensor:
+def _clip(parameters: list[nn.Parameter], limit: float, policy: DevicePolicy) -> Tensor:
     """The norm of all gradients together, (), after scaling them down to `limit` (0 for none); NaN stays NaN.
 
-    synchronous: reading the norm costs nothing, so that gradients within the limit need not be scaled by 1.
+    Where reading the norm costs nothing, gradients within the limit are not scaled by 1. A reproducible norm is that
+    of whole gradients, however they are sharded.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
-    if limit and not (synchronous and float(norm) <= limit):
+    measured = [whole(gradient) for gradient in gradients] if policy.config.reproducible else gradients
+    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(measured))))
+    if limit and not (policy.synchronous and float(norm) <= limit):
         factor = limit / torch.clamp(norm, min=limit)
         torch._foreach_mul_([local_shard(gradient) for gradient in gradients], factor)
     return norm

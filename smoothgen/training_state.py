@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from smoothgen.device import DevicePolicy
 from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.objectives import Objective
+from smoothgen.reduction import Reduction
 from smoothgen.sharding import full_optimizer_state, full_state, load_full_optimizer_state, load_full_state
 
 
@@ -41,6 +42,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     average: ExponentialMovingAverage
     parameters: list[nn.Parameter]
+    reduction: Reduction
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     failed_at: Tensor | None = None

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from smoothgen.commands.arguments import ConfigArgument, OverridesArgument, free_directory, seed_numbers
+from smoothgen.commands.arguments import (
+    ConfigArgument,
+    OverridesArgument,
+    free_directory,
+    refuse_processes,
+    seed_numbers,
+)
 from smoothgen.commands.tables import show
 
 
@@ -23,10 +29,13 @@ def train(
     from smoothgen.config import load_config
     from smoothgen.errors import ConfigError
     from smoothgen.experiment import fit
+    from smoothgen.launch import Launch
 
     loaded = load_config(config, overrides or [])
     if resume and run_dir is None:
         raise ConfigError("--resume needs --run-dir, the directory of the run to continue")
+    if run_dir is None and Launch.from_environment().world > 1:
+        raise ConfigError("several processes need --run-dir, one directory that all of them see")
     directory = run_dir or free_directory(Path("runs") / loaded.name)
     typer.echo(f"run directory: {directory}", err=True)
     result = fit(loaded, directory, resume=resume, progress=True)
@@ -48,6 +57,7 @@ def compare(
     from smoothgen.comparison import markdown
     from smoothgen.config import load_config
 
+    refuse_processes("compare")
     numbers = seed_numbers(seeds)
     loaded = load_config(config, overrides or [])
     directory = out or Path("runs") / f"{loaded.name}-comparison"

@@ -84,7 +84,7 @@ def measure(
 
     Sample quality ("quality"), nearest neighbours ("neighbours") and two-sample measures ("two_sample") are of the same
     samples, against the training split, the last against fresh data where there are such; the set "test" is the floor
-    that a perfect model would reach.
+    that a perfect model would reach. Processes share the likelihoods and the samples; all but the main get {}.
     """
     results = evaluate(config, model, baseline, data, policy, progress)
     settings = config.evaluate
@@ -99,6 +99,8 @@ def measure(
     examples = settings.quality_samples if quality else settings.neighbour_samples if neighbours else 0
     count = max(examples, settings.two_sample_points if points else 0)
     sets = sample_sets(config, model, baseline, data, policy, progress, count)
+    if sets is None:
+        return {}
     train = policy.place(data.split("train").x)
     if quality and network is not None:
         generator = policy.generator(config.seed, "evaluate", "quality")
