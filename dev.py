@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sets up an environment and does one job: python3 dev.py run | test | lint | docs | reproduce | setup.
+"""Sets up an environment and does a job: python3 dev.py run, test, coverage, lint, docs, reproduce, release or setup.
 
 Needs git and python3 (3.11 or newer), nothing else. The environment is .venv; it is made again when
 pyproject.toml or constraints.txt change.
@@ -23,8 +23,10 @@ EXTRAS = {
     "reproduce": "[peers]",
     "setup": "[test,docs,dev]",
     "test": "[test]",
+    "coverage": "[test]",
     "lint": "[test,dev]",
     "docs": "[docs]",
+    "release": "",
 }
 
 
@@ -69,12 +71,19 @@ def main() -> None:
         call(python, "-m", "smoothgen", "reproduce", *(rest or ["all"]))
     elif job == "test":
         call(python, "-m", "pytest", "-n", "2", *rest)
+    elif job == "coverage":
+        call(python, "-m", "coverage", "erase")
+        call(python, "-m", "coverage", "run", "-m", "pytest", "-n", "2", *rest)
+        call(python, "-m", "coverage", "combine", "--quiet")
+        call(python, "-m", "coverage", "report")
     elif job == "lint":
         call(python, "-m", "ruff", "check", ".")
         call(python, "-m", "ruff", "format", "--check", ".")
         call(python, "-m", "mypy")
     elif job == "docs":
         call(python, "-m", "mkdocs", *(rest or ["build", "--strict"]), NO_MKDOCS_2_WARNING="1")
+    elif job == "release":
+        call(python, "tests/release.py", *rest)
 
 
 if __name__ == "__main__":

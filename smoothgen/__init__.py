@@ -32,10 +32,14 @@ _HOME = {
     "DataSource": "data_source",
     "DataSourceConfig": "data_source",
     "AnyDataSource": "data_source",
+    "Examples": "data_source",
     "Split": "data_source",
     "FeatureNetwork": "feature_network",
     "FeatureNetworkConfig": "feature_network",
     "AnyFeatureNetwork": "feature_network",
+    "Logger": "logger",
+    "LoggerConfig": "logger",
+    "AnyLogger": "logger",
     "EventSpec": "event",
     "ContextSpec": "event",
     "Likelihood": "likelihood",
@@ -44,6 +48,7 @@ _HOME = {
     "register": "registry",
     "installed": "registry",
     "SmoothgenError": "errors",
+    "wrap": "wrapping",
 }
 
 if TYPE_CHECKING:
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from smoothgen.data_source import AnyDataSource as AnyDataSource
     from smoothgen.data_source import DataSource as DataSource
     from smoothgen.data_source import DataSourceConfig as DataSourceConfig
+    from smoothgen.data_source import Examples as Examples
     from smoothgen.data_source import Split as Split
     from smoothgen.density_fit import fit_density as fit_density
     from smoothgen.density_model import AnyDensityModel as AnyDensityModel
@@ -72,6 +78,9 @@ if TYPE_CHECKING:
     from smoothgen.inverter import Inverter as Inverter
     from smoothgen.inverter import InverterConfig as InverterConfig
     from smoothgen.likelihood import Likelihood as Likelihood
+    from smoothgen.logger import AnyLogger as AnyLogger
+    from smoothgen.logger import Logger as Logger
+    from smoothgen.logger import LoggerConfig as LoggerConfig
     from smoothgen.noise_kernel import AnyNoiseKernel as AnyNoiseKernel
     from smoothgen.noise_kernel import NoiseKernel as NoiseKernel
     from smoothgen.noise_kernel import NoiseKernelConfig as NoiseKernelConfig
@@ -80,6 +89,7 @@ if TYPE_CHECKING:
     from smoothgen.registry import installed as installed
     from smoothgen.registry import register as register
     from smoothgen.smoothed_model import SmoothedModel as SmoothedModel
+    from smoothgen.wrapping import wrap as wrap
 
 __all__ = [*_HOME, "__version__"]
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from smoothgen import __version__
 from smoothgen.allocation import build_within, check_event
+from smoothgen.checksums import digest
 from smoothgen.component import StrictModel, describe
 from smoothgen.density_model import AnyDensityModel, DensityModel, DensityModelConfig
 from smoothgen.dequantization import UniformDequantization, build_density
 from smoothgen.documents import parse_json, read_json
-from smoothgen.errors import CheckpointError, RunDirectoryError
+from smoothgen.errors import CheckpointError, DamagedError, RunDirectoryError
 from smoothgen.event import Axes, ContextSpec, EventSpec
 from smoothgen.limits import EVENT_DIMENSIONS
 from smoothgen.regular_file import is_regular
@@ -67,36 +68,58 @@ def _cannot_write(path: Path, error: Exception) -> RunDirectoryError:
 
 def write_json(path: Path, value: Any) -> None:
     """Atomic JSON, indented, in UTF-8; numbers that are not finite become null."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, f"{text}\n".encode())
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for every number that is not finite: what JSON can say."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Atomic safetensors; the metadata travel as one JSON string."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], former: Path | None = None
+) -> None:
+    """Atomic safetensors; the metadata travel as one JSON string, with a digest of everything.
+
+    former: where the file that is replaced is kept. At every moment one of the two is whole.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     owned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
-        save_file(owned, temporary, metadata={"smoothgen": json.dumps(dict(metadata))})
+        text = json.dumps({**metadata, "digest": digest(owned, metadata)})
+        save_file(owned, temporary, metadata={"smoothgen": text})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        if former is not None and path.exists():
+            _keep(path, former)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise _cannot_write(path, error) from error
 
 
+def _keep(path: Path, former: Path) -> None:
+    """Gives a file a second name, atomically; where links are not possible, its only name."""
+    link = former.with_name(f".{former.name}.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        os.replace(path, former)
+    else:
+        os.replace(link, former)
+
+
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and metadata of a file of the given kind.
 
-    Raises CheckpointError where the file is missing, cut short, foreign, of another kind or of another format.
+    Raises DamagedError where it is cut short or a bit of it is not what was written; CheckpointError where it is
+    missing, foreign, of another kind or of another format.
     """
     if not is_regular(path):
         raise CheckpointError(f"{path} does not exist; give the directory of a finished or interrupted run")
@@ -105,14 +128,23 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             metadata = parse_json((file.metadata() or {}).get("smoothgen", "null"), finite=False)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); restore it from a copy, or train again") from error
-    if not isinstance(metadata, dict) or metadata.get("kind") != kind:
+        raise DamagedError(f"{path} is damaged ({error}); restore it from a copy, or train again") from error
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} was not written by smoothgen as a {kind}; it belongs to something else")
+    expected = metadata.pop("digest", None)
+    if expected is not None and expected != digest(tensors, metadata):
+        raise DamagedError(
+            f"{path} is damaged (its checksum is not that of what was written); restore it from a copy, or train again"
+        )
+    if metadata.get("kind") != kind:
         raise CheckpointError(f"{path} was not written by smoothgen as a {kind}; it belongs to something else")
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {metadata.get('format')}, this smoothgen reads format {FORMAT}; "
             "install the version that wrote it"
         )
+    if expected is None:
+        raise DamagedError(f"{path} is damaged (it has no checksum); restore it from a copy, or train again")
     return tensors, metadata
 
 

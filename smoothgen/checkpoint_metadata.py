@@ -31,6 +31,10 @@ class StoredPosition(BaseModel):
     without_improvement: Count
     loss_sum: float
     loss_count: Count
+    skipped: Count
+    rollbacks: Count
+    mean_log_norm: float
+    norms_seen: float
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -47,6 +51,15 @@ class OptimizerGroup(BaseModel):
     params: list[str]
 
 
+class StoredFingerprint(BaseModel):
+    """`smoothgen.fingerprint.fingerprint` as it was written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    config: dict[str, str]
+    data: str
+
+
 class CheckpointMetadata(BaseModel):
     """stages: the run's; stage: the index of the one in progress; position, optimizer_groups: its state, empty where
     none is. records: lines of metrics.jsonl. micro_batches: of a step, over all processes. Further keys are kept.
@@ -60,6 +73,7 @@ class CheckpointMetadata(BaseModel):
     optimizer_groups: list[OptimizerGroup]
     records: Count
     micro_batches: PositiveInt
+    fingerprint: StoredFingerprint | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

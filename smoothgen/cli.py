@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from smoothgen.commands import evaluate, listings, reproduce, train, use
+from smoothgen.commands import evaluate, listings, new_plugin, report, reproduce, train, ui, use
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,10 +20,13 @@ COMMANDS = (
     train.train,
     use.sample,
     evaluate.evaluate,
+    report.report,
     train.compare,
     reproduce.reproduce,
     use.denoise,
     use.inpaint,
+    ui.ui,
+    new_plugin.new_plugin,
     listings.plugins,
     listings.recipes,
     listings.schema,
@@ -35,10 +38,12 @@ for command in COMMANDS:
 def main() -> None:
     """Runs the command line; what a user can mend is one line on standard error and exit code 2."""
     from smoothgen.errors import Interrupted, SmoothgenError
+    from smoothgen.signals import one_line_for_signals
 
     warnings.formatwarning = lambda message, category, *rest: f"warning: {message}\n"
     try:
-        app()
+        with one_line_for_signals():
+            app()
     except Interrupted as error:
         print(f"{error}", file=sys.stderr)
         sys.exit(128 + error.signum)

@@ -18,6 +18,7 @@ from smoothgen.errors import ConfigError, NoClosedFormError
 from smoothgen.evaluation.pictures import all_panels, save_panels
 from smoothgen.experiment import Source, check_same, fit, load, load_baseline, resolved
 from smoothgen.run_directory import EVALUATION, RunDirectory
+from smoothgen.training_data import placed
 
 LIKELIHOODS = {"two-step": "elbo", "single-step": "stage-one", "baseline": "baseline"}
 """Which likelihood of `evaluation.json` belongs to which way of sampling."""
@@ -158,8 +159,10 @@ def _draw(run: RunDirectory, path: Path) -> None:
         baseline = baseline.to(policy.device)
     data = config.data.build()
     panels = all_panels(config, model, baseline, data, policy)
-    noisy, test = panels["smoothed x̃"], data.split("test")
-    context = None if test.context is None else policy.place(test.context[torch.arange(len(noisy)) % len(test)])
+    noisy, test = panels["smoothed x̃"], data.examples("test")
+    context = None
+    if data.features:
+        context = placed(test.rows(torch.arange(len(noisy)) % len(test)), policy).context
     with contextlib.suppress(NoClosedFormError):
         panels["truncated single step"] = model.denoise(noisy, context, method="single-step", score="causal")
     if "plain model" in panels:

@@ -52,8 +52,8 @@ class ComponentConfig(StrictModel):
     """The configuration of one part, and its registration.
 
     A subclass of one of the interface bases (`DensityModelConfig`, `NoiseKernelConfig`, `InverterConfig`,
-    `DataSourceConfig`, `FeatureNetworkConfig`) declares `type: Literal["tag"] = "tag"`, the keys it reads, and
-    `build`. Returning the class from the hook `smoothgen_components` registers it.
+    `DataSourceConfig`, `FeatureNetworkConfig`, `LoggerConfig`) declares `type: Literal["tag"] = "tag"`, the keys it
+    reads, and `build`. Returning the class from the hook `smoothgen_components` registers it.
     """
 
     interface: ClassVar[str] = ""

@@ -26,6 +26,7 @@ from smoothgen.errors import ConfigError, DocumentError
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import AnyFeatureNetwork
 from smoothgen.inverter import AnyInverter
+from smoothgen.logger import AnyLogger
 from smoothgen.noise_kernel import AnyNoiseKernel
 from smoothgen.regular_file import is_regular
 from smoothgen.smoothed_model import SmoothedConfig
@@ -105,13 +106,23 @@ class SigmaSearchConfig(StrictModel):
 
 class TrainerConfig(StageConfig):
     """The stages' common settings, what single stages change (`density`, `inverter`, `joint`, `baseline`), how often
-    to validate, log and save, in steps, and how a sigma that is to be found is searched for.
+    to validate, log and save, in steps, what to do about a bad step, and how a sigma that is to be found is searched
+    for.
+
+    on_bad_step: a step whose loss or gradient is not finite, or spikes, ends the training with the state before it
+    saved (stop), is left out (skip), or sends the stage back to its last checkpoint, to go on with `rollback_factor`
+    times the learning rate and other noise (rollback). bad_steps: so many may be skipped, or rolled back, in a stage.
+    spike_factor: a gradient norm above so many times the recent ones' geometric mean is a spike; 0: none is.
     """
 
     validate_every: PositiveInt = 500
     validation_examples: PositiveInt = 2000
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 1000
+    on_bad_step: Literal["stop", "skip", "rollback"] = "stop"
+    bad_steps: PositiveInt = 10
+    rollback_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    spike_factor: Annotated[float, Field(ge=0)] = 0.0
     density: StageOverrides = StageOverrides()
     inverter: StageOverrides = StageOverrides()
     joint: StageOverrides = StageOverrides()
@@ -164,7 +175,8 @@ class EvaluationConfig(StrictModel):
 class ExperimentConfig(StrictModel):
     """Data, kernel, smoothed density, inverter, and how to train and measure them.
 
-    baseline: a plain density of x, trained and measured beside the smoothed model.
+    baseline: a plain density of x, trained and measured beside the smoothed model. loggers: where else the run is
+    followed while it goes on.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "experiment"
@@ -177,6 +189,7 @@ class ExperimentConfig(StrictModel):
     trainer: TrainerConfig = TrainerConfig()
     evaluate: EvaluationConfig = EvaluationConfig()
     device: DeviceConfig = DeviceConfig()
+    loggers: tuple[AnyLogger, ...] = ()
     seed: NonNegativeInt = 0
 
     def model(self) -> SmoothedConfig:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from torch import Generator, Tensor
 
 from smoothgen.component import ComponentConfig
@@ -13,19 +14,58 @@ from smoothgen.errors import DataError, NoClosedFormError, NoDensityError
 from smoothgen.event import EventSpec
 from smoothgen.isotropic_mixture import IsotropicMixture
 from smoothgen.registry import ComponentField
+from smoothgen.row_order import spread
 
 SplitName = Literal["train", "validation", "test"]
 
 
+class Examples(ABC):
+    """The examples of a split, in memory (`Split`) or read when they are asked for.
+
+    streamed: True where they are read anew at every call, so that it pays to read ahead of time.
+    """
+
+    streamed: ClassVar[bool]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""
+
+    @abstractmethod
+    def rows(self, which: Tensor) -> Split:
+        """Some of them, in that order. which: (k,), int64, each in 0 .. n - 1, where the examples are. May be called
+        from any thread. Raises DataError where they can be read no longer, or are bad."""
+
+    @abstractmethod
+    def sketch(self, most: int) -> Split:
+        """All of them where they are in memory, else `spread(most)`: for values that come from the data."""
+
+    def first(self, most: int) -> Split:
+        """The first `most`, or all."""
+        return self.rows(torch.arange(min(most, len(self))))
+
+    def spread(self, most: int) -> Split:
+        """Up to `most`, spread evenly over all."""
+        return self.rows(spread(len(self), most))
+
+
 @dataclass(frozen=True)
-class Split:
+class Split(Examples):
     """Examples x (n, *event_shape) in the model's coordinates, float32, and their context (n, features) if any."""
 
     x: Tensor
     context: Tensor | None = None
+    streamed: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def rows(self, which: Tensor) -> Split:
+        which = which.to(self.x.device)
+        return Split(self.x[which], None if self.context is None else self.context[which])
+
+    def sketch(self, most: int) -> Split:
+        return self
 
 
 class DataSource(ABC):
@@ -43,7 +83,14 @@ class DataSource(ABC):
 
     @abstractmethod
     def split(self, name: SplitName) -> Split:
-        """The examples of a split; the same at every call. Raises DataError where there are none."""
+        """The examples of a split, in memory; the same at every call. Raises DataError where there are none."""
+
+    def examples(self, name: SplitName) -> Examples:
+        """The examples of a split, which may be larger than memory; the same as those of `split`.
+
+        What trains and measures asks for these. Raises DataError where there are none.
+        """
+        return self.split(name)
 
     def draw(self, n: int, generator: Generator) -> Split:
         """n new examples, on the generator's device. Only where `fresh`."""

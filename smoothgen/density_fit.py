@@ -17,6 +17,7 @@ from smoothgen.device import DeviceConfig, DevicePolicy, derived_seed
 from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec
 from smoothgen.progress import Progress
+from smoothgen.row_order import SKETCH
 from smoothgen.stages import plan_plain
 from smoothgen.trainer import StageReport, Trainer
 
@@ -52,7 +53,8 @@ def fit_density(
     source = data if isinstance(data, DataSource) else _validated(AnyDataSource, data, "data").build()
     settings = _validated(TrainerConfig, trainer or {}, "trainer")
     policy = DevicePolicy(_validated(DeviceConfig, device or {}, "device"))
-    config: DensityModelConfig = _validated(AnyDensityModel, density, "density").resolve(source.split("train").x)
+    train = source.examples("train").sketch(SKETCH).x
+    config: DensityModelConfig = _validated(AnyDensityModel, density, "density").resolve(train)
     context = ContextSpec(features=source.features) if source.features else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "build"))

@@ -99,6 +99,14 @@ class DevicePolicy:
         """Whether the flag is set in any process."""
         return bool(self.sum(float(flag)) > 0)
 
+    def agreed(self, flag: Tensor) -> Tensor:
+        """A flag, bool (), set where it is in any process; on the device, without waiting for it there."""
+        if self.world == 1:
+            return flag
+        count = flag.to(torch.int32)
+        dist.all_reduce(count, dist.ReduceOp.MAX)
+        return count > 0
+
     def sum(self, value: float) -> float:
         """The sum of a number over the processes."""
         if self.world == 1:

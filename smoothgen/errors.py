@@ -72,6 +72,10 @@ class CheckpointError(SmoothgenError, RuntimeError):
     """A saved model or checkpoint that is missing, damaged, or of something else."""
 
 
+class DamagedError(CheckpointError):
+    """A file that is cut short, or that does not hold what was written into it."""
+
+
 class RunDirectoryError(SmoothgenError, RuntimeError):
     """A run directory that is in use, already full, or cannot be written."""
 
@@ -96,3 +100,11 @@ class Interrupted(SmoothgenError):
 
 class DependencyError(SmoothgenError, ImportError):
     """A library that is missing or does not fit another."""
+
+
+class RecoveryWarning(UserWarning):
+    """Something was damaged, and what follows goes on from an older state."""
+
+
+class WrapError(SmoothgenError, ValueError):
+    """A density of another library that cannot be wrapped, or gets something wrong that nobody has accepted."""

@@ -20,7 +20,10 @@ from smoothgen.errors import ConfigError, SmoothgenError
 from smoothgen.evaluation.measure import check_measurable, measure
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
+from smoothgen.logger import build_loggers
+from smoothgen.model_card import write_card
 from smoothgen.progress import Progress
+from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
 from smoothgen.sigma_search import SigmaSearch, with_found_sigma
 from smoothgen.smoothed_model import SmoothedModel
@@ -76,7 +79,7 @@ def assemble(
 
 def resolved(config: ExperimentConfig, source: DataSource) -> ExperimentConfig:
     """The configuration with its data-dependent values filled in; what only training finds stays as it is."""
-    train = source.split("train").x
+    train = source.examples("train").sketch(SKETCH).x
     smoothed = config.model().resolve(train)
     plain = None if config.baseline is None else config.baseline.resolve(train)
     parts = {"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter, "baseline": plain}
@@ -111,6 +114,9 @@ def fit(
     policy = DevicePolicy(config.device)
     if run_dir is None and resume:
         raise ConfigError("resume needs the run_dir of the run to continue")
+    if run_dir is None and config.loggers:
+        raise ConfigError(f"{config.name}: loggers follow a run in its directory; give a run_dir, or loggers=[]")
+    loggers = build_loggers(config.loggers)
     bars = Progress(enabled=progress and policy.is_main)
     data = config.data.build()
     search = SigmaSearch(config, data, policy, assemble, bars) if config.kernel.searches else None
@@ -123,10 +129,10 @@ def fit(
                 record = search.run()
                 parts = search.assembled(record)
             return _train(trainer_of(*parts, data, policy, None, bars), *parts, False, record)
-        run = RunDirectory(Path(run_dir))
-        with run.writing(resume) if policy.is_main else contextlib.nullcontext():
+        run = RunDirectory(Path(run_dir), loggers if policy.is_main else {})
+        with run.writing(resume) if policy.is_main else contextlib.nullcontext(), run.logging():
             policy.barrier()
-            from_checkpoint = resume and run.checkpoint.exists()
+            from_checkpoint = resume and run.has_checkpoint
             if resume and run.exists:
                 check_same(resolved(config, data), run)
             elif policy.is_main:
@@ -139,7 +145,7 @@ def fit(
                     run.describe(resolved(config, data))
                 parts = search.assembled(search.run(run))
             trainer = trainer_of(*parts, data, policy, run, bars)
-            if policy.is_main and not from_checkpoint:
+            if policy.is_main and not (from_checkpoint and run.exists):
                 run.describe(parts[0])
             return _train(trainer, *parts, from_checkpoint, run.search())
 
@@ -168,6 +174,8 @@ def _train(
             run.write_metrics(metrics)
             if config.evaluate.metrics is None or "samples" in config.evaluate.metrics:
                 draw_pictures(run.path, config, model, baseline, data, policy)
+            write_card(run.path)
+            run.publish(metrics)
     policy.barrier()
     return Result(model, baseline, metrics, config, None if run is None else run.path, trainer.reports)
 
@@ -179,7 +187,11 @@ def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
     """
     both = (with_found_sigma(each, run.search()) for each in (config, run.stored_config()))
     now, then = (each.model_dump(mode="json") for each in both)
-    changed = [key for key in now if key not in ("name", "description", "evaluate", "device") and now[key] != then[key]]
+    changed = [
+        key
+        for key in now
+        if key not in ("name", "description", "evaluate", "device", "loggers") and now[key] != then[key]
+    ]
     if changed:
         raise ConfigError(
             f"{run.path} was started with another {', '.join(changed)}; resume with its own {EXPERIMENT}, "
@@ -188,7 +200,10 @@ def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
 
 
 def load(run_dir: str | Path) -> SmoothedModel:
-    """The trained model of a run (or of `save_pretrained`), on the CPU, in evaluation mode. Raises CheckpointError."""
+    """The trained model of a run, of `save_pretrained`, or at `hf://owner/name`, on the CPU, in evaluation mode.
+
+    Raises CheckpointError; DependencyError for a model on the hub without the extra `hub`.
+    """
     return SmoothedModel.from_pretrained(run_dir)
 
 

@@ -16,6 +16,7 @@ from smoothgen.density_model import DensityModel, Score
 from smoothgen.errors import ConfigError, NoClosedFormError, ShapeError
 from smoothgen.event import EventSpec
 from smoothgen.registry import ComponentField
+from smoothgen.row_order import SKETCH, spread
 
 
 class NoiseKernel(nn.Module, ABC):
@@ -227,7 +228,7 @@ class ScaledKernelConfig(NoiseKernelConfig):
         return self.sigma
 
 
-def median_sigma(data: Tensor, most: int = 2000) -> float:
+def median_sigma(data: Tensor, most: int = SKETCH) -> float:
     """The paper's rule: median pairwise Euclidean distance / (2 sqrt(D)), over at most `most` examples.
 
     data: (n, *event_shape). The examples are spread evenly over the data, so that the value is reproducible.
@@ -235,8 +236,7 @@ def median_sigma(data: Tensor, most: int = 2000) -> float:
     """
     if len(data) < 2:
         raise ConfigError("kernel.sigma: the median rule needs at least two training examples")
-    rows = torch.linspace(0, len(data) - 1, min(most, len(data)), device=data.device).long()
-    flat = data[rows].flatten(1).double()
+    flat = data[spread(len(data), most).to(data.device)].flatten(1).double()
     sigma = torch.pdist(flat).median().item() / (2.0 * math.sqrt(flat.shape[1]))
     if not sigma > 0:
         raise ConfigError("kernel.sigma: the median rule gives 0, as most training examples are equal; give a number")

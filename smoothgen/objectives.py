@@ -59,7 +59,14 @@ def importance_weighted(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Objective(nn.Module, ABC):
-    """The loss of one stage, as a module: data-parallel wrappers synchronise only what `forward` does."""
+    """The loss of one stage, as a module: data-parallel wrappers synchronise only what `forward` does.
+
+    terms: the means of what the last batch's loss was made of, (), nats; empty where the loss has one term.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.terms: dict[str, Tensor] = {}
 
     @property
     def rows_at_once(self) -> int:
@@ -112,7 +119,9 @@ class JointObjective(Objective):
         self.kernel, self.density, self.inverter = kernel, density, inverter
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return -bound_terms(self.kernel, self.density, self.inverter, x, context).total.mean()
+        terms = bound_terms(self.kernel, self.density, self.inverter, x, context)
+        self.terms = {name: value.detach().mean() for name, value in terms._asdict().items()}
+        return -terms.total.mean()
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         with torch.no_grad():

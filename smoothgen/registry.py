@@ -17,7 +17,7 @@ from smoothgen import hooks
 from smoothgen.component import ComponentConfig, nearest
 from smoothgen.errors import ConfigError, PluginError
 
-INTERFACES = ("density", "kernel", "inverter", "data", "features")
+INTERFACES = ("density", "kernel", "inverter", "data", "features", "logger")
 INTERFACE_KEY = "x-smoothgen-interface"
 
 
@@ -95,7 +95,8 @@ class Registry:
         if not (isinstance(cls, type) and issubclass(cls, ComponentConfig) and cls.interface in INTERFACES):
             raise PluginError(
                 f"{name}: smoothgen_components returned {cls!r}; expected classes derived from "
-                "DensityModelConfig, NoiseKernelConfig, InverterConfig, DataSourceConfig or FeatureNetworkConfig"
+                "DensityModelConfig, NoiseKernelConfig, InverterConfig, DataSourceConfig, FeatureNetworkConfig or "
+                "LoggerConfig"
             )
         if not isinstance(cls.model_fields["type"].default, str):
             raise PluginError(f'{name}: {cls.__name__} needs a tag: type: Literal["tag"] = "tag"')

@@ -26,29 +26,48 @@ from pydantic import (
 )
 
 from smoothgen import __version__
-from smoothgen.checkpoint import write_atomically, write_json
+from smoothgen.checkpoint import finite, write_atomically, write_json
 from smoothgen.component import describe
 from smoothgen.config import ExperimentConfig, read_yaml, validated
 from smoothgen.documents import read_json, read_json_lines, to_yaml
-from smoothgen.errors import RunDirectoryError
+from smoothgen.errors import Interrupted, RunDirectoryError
+from smoothgen.logger import Logger, Loggers, Status
 from smoothgen.registry import installed
 from smoothgen.regular_file import is_regular, open_regular
 
-CHECKPOINT, METRICS, EXPERIMENT = "checkpoint.safetensors", "metrics.jsonl", "experiment.yaml"
-EVALUATION, SIGMA_SEARCH = "evaluation.json", "sigma_search.json"
+CHECKPOINT, FORMER, METRICS = "checkpoint.safetensors", "checkpoint.previous.safetensors", "metrics.jsonl"
+EXPERIMENT = "experiment.yaml"
+EVALUATION, SIGMA_SEARCH, ENVIRONMENT = "evaluation.json", "sigma_search.json", "environment.json"
 
 
 class RunDirectory:
     """experiment.yaml, environment.json, metrics.jsonl, checkpoint.safetensors, and what evaluation adds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, loggers: dict[str, Logger] | None = None) -> None:
         self.path = path
         self.records = 0
+        self.loggers = Loggers(loggers or {})
 
     @property
     def checkpoint(self) -> Path:
         """Where the state of an unfinished or finished training is."""
         return self.path / CHECKPOINT
+
+    @property
+    def former_checkpoint(self) -> Path:
+        """The checkpoint before that: what is left should the newest be damaged."""
+        return self.path / FORMER
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume from."""
+        return self.checkpoint.exists() or self.former_checkpoint.exists()
+
+    def set_aside(self) -> Path:
+        """Renames a damaged checkpoint, so that nothing overwrites it and nothing takes it for whole."""
+        aside = self.checkpoint.with_name("checkpoint.damaged.safetensors")
+        self.checkpoint.replace(aside)
+        return aside
 
     @property
     def exists(self) -> bool:
@@ -81,7 +100,7 @@ class RunDirectory:
         """Writes the resolved configuration and the versions of everything that took part."""
         text = to_yaml(config.model_dump(mode="json"))
         write_atomically(self.path / EXPERIMENT, text.encode())
-        write_json(self.path / "environment.json", environment())
+        write_json(self.path / ENVIRONMENT, environment())
 
     def stored_config(self) -> ExperimentConfig:
         """The resolved configuration of the run that lies here."""
@@ -91,13 +110,41 @@ class RunDirectory:
         return validated(read_yaml(path), str(path))
 
     def log(self, record: dict[str, Any]) -> None:
-        """Appends one line to metrics.jsonl."""
+        """Appends one line to metrics.jsonl, and passes it to the loggers."""
+        self._start_loggers()
         try:
             with (self.path / METRICS).open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(finite(record)) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"cannot write {self.path / METRICS}: {error.strerror}") from error
         self.records += 1
+        self.loggers.log(self.records - 1, record)
+
+    def _start_loggers(self) -> None:
+        """Starts the loggers with the records that stand. They are known once training has begun or was restored."""
+        if self.loggers.active and not self.loggers.started:
+            standing = self.metrics()[: self.records]
+            self.loggers.start(lambda: self.stored_config().model_dump(mode="json"), self.path, standing)
+
+    def publish(self, metrics: dict[str, Any]) -> None:
+        """Passes what was measured, and the run's pictures, to the loggers."""
+        self._start_loggers()
+        self.loggers.measure(metrics)
+        for name in ("samples", "neighbours"):
+            self.loggers.picture(name, self.path / f"{name}.png")
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Closes the loggers at the end, and tells them how the run ended."""
+        status: Status = "failed"
+        try:
+            yield
+            status = "finished"
+        except Interrupted:
+            status = "interrupted"
+            raise
+        finally:
+            self.loggers.finish(status)
 
     def rewind(self, records: int) -> None:
         """Drops the metrics logged after the checkpoint that training resumes from."""
@@ -125,7 +172,9 @@ class RunDirectory:
         if not is_regular(path):
             return None
         with _readable(path):
-            return SearchRecord.model_validate(read_json(path)).model_dump(mode="python")
+            record = _record(read_json(path))
+            SearchRecord.model_validate(record)
+            return record
 
     def evaluation(self) -> dict[str, Any]:
         """What `write_metrics` wrote. Raises RunDirectoryError where it is not there or damaged."""

@@ -18,11 +18,13 @@ from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, Interrupted, NonFiniteError
 from smoothgen.noise_kernel import median_sigma
 from smoothgen.progress import Bar, Progress
+from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import RunDirectory
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import plan
 from smoothgen.successive_halving import Rung, refined, successive_halving, winner
 from smoothgen.trainer import trainer_of
+from smoothgen.training_data import placed
 
 Parts = tuple[ExperimentConfig, SmoothedModel, DensityModel | None]
 Assemble = Callable[[ExperimentConfig, DataSource], Parts]
@@ -52,7 +54,7 @@ class SigmaSearch:
         self.progress = progress or Progress(enabled=False)
         settings = config.trainer.sigma_search
         self.steps = settings.steps or max(1, config.trainer.max_steps // 20)
-        self.median = median_sigma(data.split("train").x)
+        self.median = median_sigma(data.examples("train").sketch(SKETCH).x)
         self.candidates = _log_spaced(self.median * settings.low, self.median * settings.high, settings.candidates)
 
     def checked(self) -> Parts:
@@ -66,7 +68,7 @@ class SigmaSearch:
                 f'{config.name}: kernel.sigma: "auto" needs a bound to compare, which inverter '
                 f'"{config.inverter.type}" does not give; use inverter type: conditional, or give a number or "median"'
             )
-        self.data.split("validation")
+        self.data.examples("validation")
         for stage in plan(config, model, baseline):
             stage.check_divisible(self.policy.world)
         return config, model, baseline
@@ -162,9 +164,7 @@ class SigmaSearch:
         return model
 
     def _validation(self) -> Split:
-        split, most = self.data.split("validation"), self.config.trainer.validation_examples
-        context = None if split.context is None else self.policy.place(split.context[:most])
-        return Split(self.policy.place(split.x[:most]), context)
+        return placed(self.data.examples("validation").first(self.config.trainer.validation_examples), self.policy)
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Generator, Tensor
@@ -337,15 +337,43 @@ class SmoothedModel(DensityModel):
         save_model(self, self.config, Path(directory))
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
+    def from_pretrained(cls, directory: str | Path, *, revision: str | None = None) -> Self:
         """The model that `save_pretrained` (or a training run) wrote, on the CPU, in evaluation mode.
 
-        Raises CheckpointError where files are missing, damaged, or of another kind of model.
+        directory: a folder, or `hf://owner/name` for a model on the Hugging Face hub, at a branch, tag or commit
+        `revision`. Raises CheckpointError where files are missing, damaged, or of another kind of model;
+        DependencyError without the extra `hub`.
         """
-        model = load_model(Path(directory))
+        place = Path(directory)
+        if str(directory).startswith("hf://"):
+            from smoothgen.hub import download
+
+            place = download(str(directory), revision)
+        elif revision is not None:
+            raise CheckpointError(f"{directory} is a folder: only models at hf://owner/name have a revision")
+        model = load_model(place)
         if not isinstance(model, cls):
             raise CheckpointError(f"{directory} holds a {type(model).__name__}, not a SmoothedModel")
         return model
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        run_dir: str | Path | None = None,
+        private: bool = True,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Uploads the model to `owner/name` on the Hugging Face hub; returns the address of the commit.
+
+        run_dir: the run that trained it; its card, picture and measurements go along. A repository made by this is
+        private by default. Raises CheckpointError; DependencyError without the extra `hub`.
+        """
+        from smoothgen.hub import upload
+
+        options: dict[str, Any] = {"run_dir": run_dir, "private": private, "revision": revision, "token": token}
+        return upload(self, self.config, name, **options)
 
 
 class SmoothedConfig(DensityModelConfig):

@@ -9,6 +9,7 @@ from array import array as compact
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,20 +25,40 @@ ENDINGS = (*ARRAY_ENDINGS, ".csv")
 
 @dataclass(frozen=True)
 class Table:
-    """values (n, ...), numeric; names of the columns, or empty; lines: where in the file each row is, or empty."""
+    """values (n, ...), numeric; names of the columns, or empty; lines: where in the file each row is, or empty.
+
+    rows: which of the file's rows these are, (n,) integers; None for all, from the first.
+    """
 
     path: Path
     values: np.ndarray
     names: tuple[str, ...] = ()
     lines: tuple[int, ...] = ()
+    rows: np.ndarray | None = None
 
     def where(self, index: tuple[int, ...]) -> str:
         """How a person finds the value values[index] in the file."""
         row, *coordinate = index
-        place = f"row {self.lines[row]}" if self.lines else f"row {row} (the first is 0)"
+        number = row if self.rows is None else int(self.rows[row])
+        place = f"row {self.lines[row]}" if self.lines else f"row {number} (the first is 0)"
         if not coordinate:
             return place
         return f"{place}, {column_name(self.names, tuple(coordinate))}"
+
+    def select(self, columns: Sequence[Column] | None) -> Table:
+        """Some columns of a table (n, D), by name or number; all where None. Raises DataError."""
+        if columns is None:
+            return self
+        if self.values.ndim != 2:
+            raise DataError(
+                f"{self.path}: columns can be chosen from a table (n, D), not from shape {self.values.shape}"
+            )
+        return self.take(choose(columns, self.names, self.values.shape[1], self.path))
+
+    def take(self, columns: list[int]) -> Table:
+        """The columns with these numbers."""
+        names = tuple(self.names[column] for column in columns) if self.names else ()
+        return Table(self.path, self.values[:, columns], names, self.lines, self.rows)
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,14 @@ class CsvFormat:
 
     delimiter: str = ","
     header: bool | None = None
+
+
+class CsvRow(NamedTuple):
+    """The wanted cells of a row: the names of their columns or nothing, the line of the file, the numbers."""
+
+    names: tuple[str, ...]
+    line: int
+    numbers: list[float]
 
 
 def column_name(names: Sequence[str], coordinate: tuple[int, ...]) -> str:
@@ -66,6 +95,15 @@ def read_table(
     Raises DataError: what is wrong, where, and what to do.
     """
     path = home_expanded(path)
+    check_path(path)
+    if path.suffix.lower() == ".csv":
+        check_keyless(path, key)
+        return read_csv(path, columns, form)
+    return Table(path, read_array(path, key)).select(columns)
+
+
+def check_path(path: Path) -> None:
+    """Raises DataError for what is no file of an ending known here, or empty."""
     if os.path.isdir(path):
         raise DataError(f"{path} is a folder ({path.absolute()}); give the path of one file: {', '.join(ENDINGS)}")
     if not is_regular(path):
@@ -74,16 +112,12 @@ def read_table(
         raise DataError(f'{path}: unknown ending "{path.suffix}"; use one of {", ".join(ENDINGS)}')
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty ({path.absolute()} has no bytes); write it again")
-    if path.suffix.lower() == ".csv":
-        if key is not None:
-            raise DataError(f'{path} holds a single array, so key "{key}" cannot be looked up; leave key out')
-        return read_csv(path, columns, form)
-    values = read_array(path, key)
-    if columns is None:
-        return Table(path, values)
-    if values.ndim != 2:
-        raise DataError(f"{path}: columns can be chosen from a table (n, D), not from shape {values.shape}")
-    return Table(path, values[:, choose(columns, (), values.shape[1], path)])
+
+
+def check_keyless(path: Path, key: str | None) -> None:
+    """Raises DataError where an array is asked for by name in a file of one."""
+    if key is not None:
+        raise DataError(f'{path} holds a single array, so key "{key}" cannot be looked up; leave key out')
 
 
 def choose(columns: Sequence[Column], names: Sequence[str], count: int, path: Path) -> list[int]:
@@ -102,10 +136,22 @@ def choose(columns: Sequence[Column], names: Sequence[str], count: int, path: Pa
 
 def read_csv(path: Path, columns: Sequence[Column] | None, form: CsvFormat) -> Table:
     """Reads line by line; cells that are not wanted may hold anything. Row numbers are lines of the file."""
+    numbers, lines = compact("d"), []
+    names: tuple[str, ...] = ()
+    for row in csv_rows(path, columns, form):
+        numbers.extend(row.numbers)
+        lines.append(row.line)
+        names = row.names
+    values = np.frombuffer(numbers, dtype=np.float64).reshape(len(lines), -1)
+    return Table(path, values, names, tuple(lines))
+
+
+def csv_rows(path: Path, columns: Sequence[Column] | None, form: CsvFormat) -> Iterator[CsvRow]:
+    """Every row, one at least, parsed as it is asked for. Raises DataError."""
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             rows = _rows(csv.reader(file, delimiter=form.delimiter))
-            return _parse(rows, path, columns, form)
+            yield from _parse(rows, path, columns, form)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
@@ -125,28 +171,27 @@ def _rows(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
 
 def _parse(
     rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[Column] | None, form: CsvFormat
-) -> Table:
+) -> Iterator[CsvRow]:
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path} is empty; it needs a row for each example")
     width = len(first[1])
     names = _header(first, path, columns, form)
     wanted = list(range(width)) if columns is None else choose(columns, names, width, path)
-    numbers, lines = compact("d"), []
+    chosen = tuple(names[column] for column in wanted) if names else ()
+    line = None
     for line, cells in rows if names else _again(first, rows):
         if len(cells) != width:
             raise DataError(
                 f"{path}: row {line} has {len(cells)} cells, the first row {width}; mend that row{_hint(cells, form)}"
             )
         try:
-            numbers.extend([float(cells[column]) for column in wanted])
+            numbers = [float(cells[column]) for column in wanted]
         except ValueError:
             raise _no_number(path, line, cells, wanted, names, form) from None
-        lines.append(line)
-    if not lines:
+        yield CsvRow(chosen, line, numbers)
+    if line is None:
         raise DataError(f"{path} holds a header and no rows; it needs a row for each example")
-    values = np.frombuffer(numbers, dtype=np.float64).reshape(len(lines), len(wanted))
-    return Table(path, values, tuple(names[column] for column in wanted) if names else (), tuple(lines))
 
 
 def _again(first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from smoothgen.checkpoint import FORMAT, load_weights, read_tensors, write_tensors
+from smoothgen.checkpoint import FORMAT, load_weights, write_tensors
 from smoothgen.checkpoint_metadata import check_metadata, refusing_misfits
 from smoothgen.config import ExperimentConfig, StageName, TrainerConfig
 from smoothgen.data_source import DataSource, Split
@@ -23,13 +24,17 @@ from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.diagnosis import bad_gradient, first_bad_output
 from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from smoothgen.fingerprint import check_fingerprint, fingerprint
+from smoothgen.guards import bad_step, batch_report, remembered
+from smoothgen.objectives import Objective
 from smoothgen.progress import Progress
+from smoothgen.recovery import newest_checkpoint
 from smoothgen.run_directory import RunDirectory
 from smoothgen.sharding import full_state, local_shard, whole
 from smoothgen.signals import StopSignals
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import Stage, plan, schedule
-from smoothgen.training_data import TrainingData
+from smoothgen.training_data import TrainingData, placed
 from smoothgen.training_state import Position, Training, section
 
 CHECKPOINT_KIND = "checkpoint"
@@ -72,15 +77,18 @@ class Trainer:
         self.validation = self._validation_split(source)
         self.stop = StopSignals()
         self.reports: dict[StageName, StageReport] = {}
+        self.snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
     def train(self, resume: bool = False) -> None:
         """Runs the stages from the start, or from the checkpoint.
 
         Raises Interrupted after a signal, with the state saved; NonFiniteError; CheckpointError.
         """
-        saved = self._read_checkpoint() if resume and self.run and self.run.checkpoint.exists() else None
+        if self.run is not None:
+            _ = self._fingerprint  # of the data as they are now: they may be gone when a state has to be saved
+        saved = self._read_checkpoint() if resume and self.run and self.run.has_checkpoint else None
         first = 0 if saved is None else saved[1]["stage"]
-        with self.stop.listening():
+        with self.stop.listening(), self.data.reading():
             for index, stage in enumerate(self.stages[first:], start=first):
                 self._train_stage(index, stage, saved if index == first else None)
         self.trainees.eval()
@@ -93,15 +101,25 @@ class Trainer:
         with self.progress.stage(title, settings.max_steps, position.step) as bar:
             clock, clock_step = time.monotonic(), position.step
             while position.step < settings.max_steps and not position.out_of_patience(settings.patience):
-                loss, norm = self._step(stage, training)
-                position.loss_sum = position.loss_sum + loss
-                position.loss_count += 1
+                try:
+                    norm = self._step(stage, training)
+                except DataError:  # a batch that can be read no longer; the weights before it are whole
+                    if self.policy.world == 1:
+                        self._save(index, training)
+                    raise
+                if norm is None:  # the stage went back to its checkpoint
+                    position = training.position
+                    clock, clock_step = time.monotonic(), position.step
+                    continue
                 position.step += 1
                 ended = position.step == settings.max_steps
                 if position.step % self.config.log_every == 0 or ended:
                     rate = (position.step - clock_step) / max(time.monotonic() - clock, 1e-9)
                     clock, clock_step = time.monotonic(), position.step
-                    self._check_finite(stage, training)
+                    if self._went_back(stage, training):
+                        position = training.position
+                        clock_step = position.step
+                        continue
                     mean = self._log(stage, position, {"gradient_norm": float(norm), "steps_per_second": rate})
                     best = f", best validation {position.best_loss:.4f}" if position.best_step else ""
                     bar.update(position.step, f"loss {mean:.4f}{best} nats")
@@ -144,18 +162,28 @@ class Trainer:
         if restored and saved is not None:
             with refusing_misfits(self.run.checkpoint if self.run else None):
                 training.restore(*saved, self.policy)
+        elif self.config.on_bad_step == "rollback":
+            self._save(self.stages.index(stage), training)
         return training
 
-    def _step(self, stage: Stage, training: Training) -> tuple[float | Tensor, float | Tensor]:
-        """One update. Returns the loss and the gradient's norm; a step that is not finite changes no weight."""
-        settings, step = stage.settings, training.position.step
+    def _rate(self, stage: Stage, position: Position, step: int) -> float:
+        """The learning rate of a step."""
+        factor = self.config.rollback_factor**position.rollbacks
+        return stage.settings.learning_rate * schedule(stage.settings, step) * factor
+
+    def _step(self, stage: Stage, training: Training) -> float | Tensor | None:
+        """One update. Returns the gradient's norm; None where the stage went back to its last checkpoint.
+
+        A bad step changes no weight.
+        """
+        settings, position, step = stage.settings, training.position, training.position.step
         for group in training.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * schedule(settings, step)
+            group["lr"] = self._rate(stage, position, step)
         if not training.objective.training:
             training.objective.train()
         total: Tensor | float = 0.0
         for k in range(settings.accumulate):
-            x, context = self._micro_batch(stage, step, k)
+            x, context = self._micro_batch(stage, step, k, position.rollbacks)
             with self.policy.accumulating(training.wrapped, k == settings.accumulate - 1):
                 with self.policy.autocast():
                     loss = training.wrapped(x, context) / settings.accumulate
@@ -163,43 +191,102 @@ class Trainer:
             total = total + loss.detach()
         norm = _clip(training.parameters, settings.clip_norm, self.policy.synchronous)
         loss_and_norm = torch.stack([torch.as_tensor(total).to(norm.dtype), norm])
+        bad = self._is_bad(position, loss_and_norm)
         if self.policy.synchronous:
+            if bad:
+                return self._answer(stage, training, step, *loss_and_norm.tolist())
             loss, norm = loss_and_norm.tolist()
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                self._diagnose(stage, training, step, loss, norm)
+            position.loss_count += 1
         else:
-            loss, norm = loss_and_norm.unbind()
-            self._skip_if_bad(training, loss_and_norm, step)
+            self._skip_if_bad(training, torch.as_tensor(bad), step)
+            loss, norm = torch.where(torch.as_tensor(bad), 0.0, loss_and_norm[0]), loss_and_norm[1]
+            position.loss_count = position.loss_count + ~torch.as_tensor(bad)
         training.optimizer.step()
         for parameter in training.parameters:
             parameter.grad = None
         if settings.ema_decay:
             training.average.update(step)
-        return loss, norm
+        position.loss_sum = position.loss_sum + loss
+        return norm
 
-    def _micro_batch(self, stage: Stage, step: int, k: int) -> tuple[Tensor, Tensor | None]:
-        """This process's k-th share of a step's examples; afterwards every draw depends on that share alone."""
+    def _share(self, stage: Stage, k: int) -> tuple[int, int, int]:
+        """Which micro-batch of a step this process computes k-th, its size, and how many there are."""
         micro_batches = stage.settings.accumulate * self.policy.world
         micro = k * self.policy.world + self.policy.rank
-        size = stage.settings.batch_size // micro_batches
+        return micro, stage.settings.batch_size // micro_batches, micro_batches
+
+    def _micro_batch(self, stage: Stage, step: int, k: int, rollbacks: int = 0) -> tuple[Tensor, Tensor | None]:
+        """This process's k-th share of a step's examples; afterwards every draw depends on that share alone."""
+        micro, size, micro_batches = self._share(stage, k)
         batch = self.data.batch(stage.name, step, micro, size, micro_batches)
-        seed_everything(self.seed, stage.name, step, micro)
+        again = ("rollback", rollbacks) if rollbacks else ()
+        seed_everything(self.seed, stage.name, step, micro, *again)
         return batch.x, batch.context
 
-    def _skip_if_bad(self, training: Training, loss_and_norm: Tensor, step: int) -> None:
+    def _is_bad(self, position: Position, loss_and_norm: Tensor) -> bool | Tensor:
+        """Whether a step is bad in any process; a tensor where waiting for it would cost, or norms are watched."""
+        factor = self.config.spike_factor
+        if self.policy.synchronous and not factor:
+            return self.policy.any(not all(map(math.isfinite, loss_and_norm.tolist())))
+        mean, seen = (loss_and_norm.new_tensor(0.0) + v for v in (position.mean_log_norm, position.norms_seen))
+        bad = self.policy.agreed(bad_step(loss_and_norm, mean, seen, factor))
+        if factor:
+            position.mean_log_norm, position.norms_seen = remembered(loss_and_norm[1], bad, mean, seen)
+        return bad
+
+    def _skip_if_bad(self, training: Training, bad: Tensor, step: int) -> None:
         """Lets the fused optimizer skip a bad step on the device itself, without waiting for it."""
-        bad = ~loss_and_norm.isfinite().all()
         if training.failed_at is None:
             training.failed_at = torch.full((), -1, device=bad.device)
         training.failed_at = torch.where(bad & (training.failed_at < 0), step, training.failed_at)
+        if self.config.on_bad_step == "skip":
+            training.position.skipped = training.position.skipped + bad
         optimizer: Any = training.optimizer
         optimizer.grad_scale, optimizer.found_inf = None, bad.float()
 
-    def _check_finite(self, stage: Stage, training: Training) -> None:
-        if training.failed_at is not None and int(training.failed_at) >= 0:
-            self._diagnose(stage, training, int(training.failed_at), math.nan, math.nan)
+    def _went_back(self, stage: Stage, training: Training) -> bool:
+        """On an accelerator: answers the bad steps since the last line of the log. Whether the stage went back."""
+        if training.failed_at is None or int(training.failed_at) < 0:
+            return False
+        step, training.failed_at = int(training.failed_at), None
+        if self.config.on_bad_step == "skip":
+            training.position.skipped = int(training.position.skipped) - 1  # the answer counts it
+        return self._answer(stage, training, step, math.nan, math.nan) is None
 
-    def _diagnose(self, stage: Stage, training: Training, step: int, loss: float, norm: float) -> None:
+    def _answer(self, stage: Stage, training: Training, step: int, loss: float, norm: float) -> float | None:
+        """What the configuration says to a bad step: raise NonFiniteError, leave it out, or go back (None)."""
+        position, action = training.position, self.config.on_bad_step
+        done = position.rollbacks if action == "rollback" else int(position.skipped)
+        if action == "stop" or done >= self.config.bad_steps:
+            self._diagnose(stage, training, step, loss, norm)
+        what = f"{stage.name} step {step}: loss {loss:g}, gradient norm {norm:g}; {self._batch(stage, step)}"
+        training.optimizer.zero_grad(set_to_none=True)
+        record: dict[str, Any] = {"stage": stage.name, "step": step, "bad_step": action, "bad_loss": loss, "why": what}
+        if action == "skip":
+            position.skipped = done + 1
+            self._note(record, f"{what}; left out ({done + 1} of at most {self.config.bad_steps})")
+            return norm
+        saved = self.snapshot if self.run is None else self._read_checkpoint()
+        assert saved is not None
+        training.restore(*saved, self.policy)
+        training.position.rollbacks = done + 1
+        rate = self.config.rollback_factor ** (done + 1)
+        self._note(record, f"{what}; back to step {training.position.step}, learning rate times {rate:g}")
+        self._save(self.stages.index(stage), training)
+        return None
+
+    def _note(self, record: dict[str, Any], text: str) -> None:
+        self.progress.note(text)
+        if self.run is not None and self.policy.is_main:
+            self.run.log(record)
+
+    def _batch(self, stage: Stage, step: int) -> str:
+        """This process's examples of a step, and which are not finite."""
+        shares = [self._share(stage, k) for k in range(stage.settings.accumulate)]
+        requests = [(stage.name, step, micro, size, parts) for micro, size, parts in shares]
+        return batch_report((self.data.batch(*request), self.data.which(*request)) for request in requests)
+
+    def _diagnose(self, stage: Stage, training: Training, step: int, loss: float, norm: float) -> NoReturn:
         """Saves the last good state and raises NonFiniteError naming the batch and the first bad module."""
         bad = bad_gradient(training.objective)
         culprit = None
@@ -208,25 +295,31 @@ class Trainer:
         training.optimizer.zero_grad(set_to_none=True)
         if self.run is not None:
             self._save(self.stages.index(stage), training)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        where = "a spike above trainer.spike_factor" if finite else f"first not finite: {culprit or bad or 'the norm'}"
+        again = f" after {self.config.bad_steps} bad steps" if self.config.on_bad_step != "stop" else ""
         raise NonFiniteError(
-            f"stage {stage.name}, step {step}: loss {loss:g}, gradient norm {norm:g}; first not finite: "
-            f"{culprit or bad or 'the norm of the gradient'}. The weights before this step are saved; look "
-            "for outliers in the data, or train in a new run directory with a lower trainer.learning_rate or clip_norm"
+            f"stage {stage.name}, step {step}: loss {loss:g}, gradient norm {norm:g}; {where}; "
+            f"{self._batch(stage, step)}{again}. The weights before this step are saved; look for outliers in the "
+            "data, train in a new run directory with a lower trainer.learning_rate or clip_norm, or see "
+            "trainer.on_bad_step"
         )
 
     def _repeat_forward(self, stage: Stage, training: Training, step: int) -> None:
         """The forward passes of a step once more, with the same examples and the same noise."""
         for k in range(stage.settings.accumulate):
-            training.objective(*self._micro_batch(stage, step, k))
+            training.objective(*self._micro_batch(stage, step, k, training.position.rollbacks))
 
     def _log(self, stage: Stage, position: Position, more: dict[str, float]) -> float:
         """Logs the mean loss since the last line, over all processes, and returns it."""
-        loss = self.policy.sum(float(position.loss_sum) / max(position.loss_count, 1)) / self.policy.world
+        count = int(position.loss_count)
+        mean = float(position.loss_sum) / count if count else math.nan
+        loss = self.policy.sum(mean) / self.policy.world
         record = {
             "stage": stage.name,
             "step": position.step,
             "loss": loss,
-            "learning_rate": stage.settings.learning_rate * schedule(stage.settings, position.step - 1),
+            "learning_rate": self._rate(stage, position, position.step - 1),
             **more,
         }
         position.loss_sum, position.loss_count = 0.0, 0
@@ -239,7 +332,7 @@ class Trainer:
         if self.validation is None:
             return
         with self._averaged(stage, training):
-            loss = self.validation_loss(stage, training.wrapped)
+            loss, terms = self._validation_means(stage, training.wrapped, training.objective)
             position, patience = training.position, stage.settings.patience
             if loss < position.best_loss:
                 position.best_loss, position.best_step, position.without_improvement = loss, position.step, 0
@@ -248,15 +341,22 @@ class Trainer:
             else:
                 position.without_improvement += 1
         if self.run is not None and self.policy.is_main:
-            self.run.log({"stage": stage.name, "step": position.step, "validation_loss": loss})
+            self.run.log({"stage": stage.name, "step": position.step, "validation_loss": loss, **terms})
         self.progress.note(f"{stage.name} step {position.step}: validation loss {loss:.4f} nats")
 
-    @torch.no_grad()
     def validation_loss(self, stage: Stage, wrapped: nn.Module) -> float:
         """Mean loss over the validation split, nats; every call sees the same noise."""
+        return self._validation_means(stage, wrapped, stage.objective)[0]
+
+    @torch.no_grad()
+    def _validation_means(
+        self, stage: Stage, wrapped: nn.Module, objective: Objective
+    ) -> tuple[float, dict[str, float]]:
+        """`validation_loss` and the means of its terms. objective: what `wrapped` wraps."""
         assert self.validation is not None
         wrapped.eval()
         total = count = 0.0
+        terms: dict[str, float] = {}
         chunk = min(512, stage.objective.rows_at_once)
         starts = range(0, len(self.validation), chunk * self.policy.world)
         for start in starts:
@@ -270,8 +370,12 @@ class Trainer:
             seed_everything(self.seed, stage.name, start, self.policy.rank, "validate")
             with self.policy.autocast():
                 total += float(wrapped(x, context)) * weight
+            for name, value in objective.terms.items():
+                terms[name] = terms.get(name, 0.0) + float(value) * weight
             count += weight
-        return self.policy.sum(total) / self.policy.sum(count)
+        everywhere = self.policy.sum(count)
+        means = {name: self.policy.sum(value) / everywhere for name, value in terms.items()}
+        return self.policy.sum(total) / everywhere, means
 
     @contextlib.contextmanager
     def _averaged(self, stage: Stage, training: Training) -> Iterator[None]:
@@ -291,6 +395,8 @@ class Trainer:
     def _save(self, index: int, training: Training | None) -> None:
         """Writes the checkpoint: finished stages' weights, and the state of the stage in progress."""
         if self.run is None:
+            if training is not None and self.config.on_bad_step == "rollback":
+                self.snapshot = training.state()
             return
         tensors = {f"trainees/{name}": value for name, value in self.trainees.state_dict().items()}
         own, values = ({}, {"position": {}, "optimizer_groups": []}) if training is None else training.state()
@@ -303,14 +409,16 @@ class Trainer:
                 **values,
                 "records": self.run.records,
                 "micro_batches": self.policy.world * (self.stages[index].settings.accumulate if training else 1),
+                "fingerprint": self._fingerprint,
             }
-            write_tensors(self.run.checkpoint, tensors | own, metadata)
+            write_tensors(self.run.checkpoint, tensors | own, metadata, self.run.former_checkpoint)
         self.policy.barrier()
 
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.run is not None
-        tensors, metadata = read_tensors(self.run.checkpoint, CHECKPOINT_KIND)
+        tensors, metadata = newest_checkpoint(self.run, CHECKPOINT_KIND, self.policy)
         check_metadata(metadata, [stage.name for stage in self.stages], self.run.checkpoint)
+        check_fingerprint(self.run.checkpoint, metadata.get("fingerprint"), self._fingerprint)
         if metadata["position"]:
             settings = self.stages[metadata["stage"]].settings
             parts = settings.accumulate * self.policy.world
@@ -324,16 +432,19 @@ class Trainer:
             self.run.rewind(metadata["records"])
         return tensors, metadata
 
+    @functools.cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        assert self.run is not None
+        return fingerprint(self.run, self.data)
+
     def _validation_split(self, source: DataSource) -> Split | None:
         try:
-            split = source.split("validation")
+            validation = source.examples("validation")
         except DataError:
             if any(stage.settings.patience for stage in self.stages):
                 raise
             return None
-        most = self.config.validation_examples
-        context = None if split.context is None else self.policy.place(split.context[:most])
-        return Split(self.policy.place(split.x[:most]), context)
+        return placed(validation.first(self.config.validation_examples), self.policy)
 
     def _stopping(self, step: int) -> bool:
         """Whether a signal came; several processes agree on it every few steps."""

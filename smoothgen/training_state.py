@@ -26,7 +26,14 @@ class Position:
     without_improvement: int = 0
     loss_sum: Any = 0.0
     """Sum of the losses since the last log line: a tensor while it is on an accelerator."""
-    loss_count: int = 0
+    loss_count: Any = 0
+    skipped: Any = 0
+    """Bad steps left out so far; a tensor while it is on an accelerator."""
+    rollbacks: int = 0
+    """How often the stage went back to its last checkpoint."""
+    mean_log_norm: Any = 0.0
+    """Running mean of the gradient norms' logarithms, and below how many it has seen: tensors while in use."""
+    norms_seen: Any = 0.0
 
     def out_of_patience(self, patience: int) -> bool:
         """Whether so many validations (0: any number) went by without a new best that the stage ends."""
@@ -55,7 +62,7 @@ class Training:
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         states, groups = full_optimizer_state(self.objective, self.optimizer)
         tensors |= {f"optimizer/{name}": value for name, value in states.items()}
-        position = vars(self.position) | {"loss_sum": float(self.position.loss_sum)}
+        position = {name: _plain(value) for name, value in vars(self.position).items()}
         return tensors, {"position": position, "optimizer_groups": groups}
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any], policy: DevicePolicy) -> None:
@@ -71,6 +78,10 @@ class Training:
         load_full_optimizer_state(
             self.objective, self.optimizer, section(tensors, "optimizer"), values["optimizer_groups"]
         )
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

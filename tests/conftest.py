@@ -1,6 +1,7 @@
 """What every test shares: hypothesis profiles, one thread, the device, float64 and seeds.
 
-pytest --device cuda runs the property tests on an accelerator; --hypothesis-profile thorough tries more examples.
+pytest --device cuda runs the property tests on an accelerator; --hypothesis-profile thorough tries more examples,
+quick fewer (tests/mutation.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ settings.register_profile(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=10)
 settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
 

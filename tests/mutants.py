@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from smoothgen.component import ComponentConfig
-from smoothgen.data_source import DataSource, DataSourceConfig, Split
+from smoothgen.data_source import DataSource, DataSourceConfig, Examples, Split
 from smoothgen.density_model import DensityModel, DensityModelConfig
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.inverter import Inverter, InverterConfig
@@ -388,6 +388,31 @@ class WildDraws(Source):
         return Split(torch.randn(3000, 2, generator=Generator().manual_seed(self.seeds[name])))
 
 
+class NextRows(Examples):
+    """Examples read from the file, each in the place of the one before it."""
+
+    streamed = True
+
+    def __init__(self, split: Split) -> None:
+        self.of = split
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def rows(self, which):
+        return self.of.rows((which + 1) % len(self.of))
+
+    def sketch(self, most):
+        return self.spread(most)
+
+
+class ShiftedExamples(Source):
+    """Streams the example after the one that is asked for."""
+
+    def examples(self, name):
+        return NextRows(self.split(name))
+
+
 DENSITY_MUTANTS: dict[str, tuple[type[Density], set[str]]] = {
     "first coordinate blind to the context": (BlindFirstCoordinate, {"context-reaches"}),
     "wrong sign of the log-determinant": (WrongLogDet, {"mass", "samples"}),
@@ -428,6 +453,7 @@ INVERTER_MUTANTS: dict[str, tuple[type[Inversion], set[str]]] = {
 DATA_MUTANTS: dict[str, tuple[type[Source], set[str]]] = {
     "the test split is the training split": (TestIsTrain, {"apart"}),
     "splits that change": (Restless, {"splits"}),
+    "streamed examples off by one": (ShiftedExamples, {"examples"}),
     "wrong entropy": (WrongEntropy, {"entropy"}),
     "draws from the global generator": (WildDraws, {"draws"}),
 }

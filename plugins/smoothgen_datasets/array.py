@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,19 +15,24 @@ from torch import Tensor
 from smoothgen.data_source import DataSource, DataSourceConfig, Split, SplitName
 from smoothgen.errors import DataError
 from smoothgen.event import EventSpec
-from smoothgen.tables import CsvFormat, Table, choose, column_name, read_table
+from smoothgen.tables import Column, CsvFormat, Table, choose, column_name, read_table
+from smoothgen_datasets.division import divide
 from smoothgen_datasets.files import DataPath
+from smoothgen_datasets.moments import Moments, chunks
 from smoothgen_datasets.pixels import from_bytes
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Columns = tuple[NonNegativeInt | str, ...]
 MOST_CHANNELS = 4
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 class ArrayConfig(DataSourceConfig):
     """Examples from .npy, .npz, .csv or .safetensors, one for each row of the first axis.
 
-    path: the file. key: which array of a .npz or .safetensors file that holds several.
+    path: the file, or a folder or a pattern with * whose files are read one after the other as one long array, in
+    natural order (part-2 before part-10). stream: read rows when they are needed instead of keeping them in memory;
+    "auto" does so from 1 GiB of files on. key: which array of a .npz or .safetensors file that holds several.
     columns: of a table, the ones to model, by name or number (the first is 0); all if not given.
     context_columns: the ones to condition on instead; they are standardised.
     header, delimiter: of a csv file; header null finds out whether the first row names the columns.
@@ -43,6 +49,7 @@ class ArrayConfig(DataSourceConfig):
 
     type: Literal["array"] = "array"
     path: DataPath
+    stream: Literal["auto", "always", "never"] = "auto"
     key: str | None = None
     columns: Columns | None = None
     context_columns: Columns = ()
@@ -75,12 +82,37 @@ class ArrayConfig(DataSourceConfig):
         return self
 
     def build(self) -> DataSource:
-        return Array(self)
+        from smoothgen_datasets.streamed_array import open_array  # which is made of the parts below
+
+        return open_array(self)
+
+    @property
+    def form(self) -> CsvFormat:
+        """How csv files are written."""
+        return CsvFormat(self.delimiter, self.header)
+
+    @property
+    def wanted(self) -> tuple[Column, ...] | None:
+        """The columns to read: those to model, then those to condition on; None for all."""
+        return None if self.columns is None else self.columns + self.context_columns
+
+    def drawn(self, n: int) -> dict[SplitName, int]:
+        """How many of n rows are drawn for each split that has no file. Raises DataError if too few are left."""
+        given: dict[SplitName, tuple[Path | None, float]] = {
+            "validation": (self.validation_path, self.validation_fraction),
+            "test": (self.test_path, self.test_fraction),
+        }
+        counts = {name: round(fraction * n) for name, (path, fraction) in given.items() if path is None}
+        left = n - sum(counts.values())
+        if left < 2:
+            raise DataError(f"{self.path}: {n} rows leave {left} to train on; it needs at least 2")
+        return counts
 
 
 @dataclass(frozen=True)
-class Examples:
-    """What one file holds: x (n, *event) and context (n, features) or None, in the file's own units and order."""
+class ArrayExamples:
+    """What one file holds, or some rows of it: x (n, *event) and context (n, features) or None, in the file's own units
+    and order."""
 
     path: Path
     x: Tensor
@@ -89,10 +121,10 @@ class Examples:
     context: Tensor | None
     context_names: tuple[str, ...]
 
-    def rows(self, which: Tensor) -> Examples:
+    def rows(self, which: Tensor | slice) -> ArrayExamples:
         """Some of the examples."""
         context = None if self.context is None else self.context[which]
-        return Examples(self.path, self.x[which], self.names, self.levels, context, self.context_names)
+        return ArrayExamples(self.path, self.x[which], self.names, self.levels, context, self.context_names)
 
 
 class Array(DataSource):
@@ -102,56 +134,106 @@ class Array(DataSource):
     """
 
     def __init__(self, config: ArrayConfig) -> None:
-        parts = _split(config)
-        train = parts["train"]
-        super().__init__(_event(config, train))
-        self.features = len(train.context_names)
-        self.context_names = train.context_names
-        self.context_shift, self.context_scale = (
-            ((), ())
-            if train.context is None
-            else _moments(train.context, train.context_names, train.path, "leave it out of context_columns")
-        )
-        self._splits = {name: self._placed(part, name) for name, part in parts.items()}
+        whole = read_examples(config, config.path)
+        given: dict[SplitName, Path | None] = {"validation": config.validation_path, "test": config.test_path}
+        others = {name: alike(read_examples(config, path), whole) for name, path in given.items() if path is not None}
+        division = divide(len(whole.x), config.drawn(len(whole.x)), config.split_seed)
+        moments = TrainingMoments(config, whole)
+        for start, stop in chunks(len(whole.x), moments.columns):
+            moments.add(whole.rows(slice(start, stop)), division.training(start, stop))
+        units = moments.units()
+        super().__init__(units.event)
+        self.features = len(whole.context_names)
+        self.context_names = whole.context_names
+        self.context_shift, self.context_scale = units.context_shift, units.context_scale
+        parts = dict(others)
+        for name in SPLITS:
+            if name not in others:
+                rows = division.rows(name, np.arange(division.count(name)))
+                parts[name] = whole.rows(torch.from_numpy(rows))
+        self._splits = {name: units.to_model(part, name) for name, part in parts.items()}
 
     def split(self, name: SplitName) -> Split:
         """The examples of a split. Raises DataError where it has none."""
         split = self._splits[name]
-        if not len(split):
-            raise DataError(f"the {name} split is empty; raise data.{name}_fraction or give data.{name}_path")
+        refuse_empty(name, len(split))
         return split
 
-    def _placed(self, part: Examples, name: str) -> Split:
-        x = self.event.to_model(part.x).to(torch.float32)
+
+def refuse_empty(name: SplitName, n: int) -> None:
+    """Raises DataError for a split without examples."""
+    if not n:
+        raise DataError(f"the {name} split is empty; raise data.{name}_fraction or give data.{name}_path")
+
+
+@dataclass(frozen=True)
+class Units:
+    """The model's coordinates: the event of x, and the scale of each number of context."""
+
+    event: EventSpec
+    context_shift: tuple[float, ...] = ()
+    context_scale: tuple[float, ...] = ()
+
+    @cached_property
+    def _standard(self) -> EventSpec:
+        return self.event.standard()
+
+    @cached_property
+    def _scales(self) -> tuple[Tensor, ...]:
+        own = (torch.tensor(values, dtype=torch.float64) for values in (self.event.shift, self.event.scale))
+        given = (torch.tensor(values, dtype=torch.float64) for values in (self.context_shift, self.context_scale))
+        return (*(values.reshape(self.event.shape) if len(values) else values for values in own), *given)
+
+    def to_model(self, part: ArrayExamples, name: str) -> Split:
+        """Examples in the file's units -> the model's coordinates, float32, checked."""
+        shift, scale, context_shift, context_scale = self._scales
+        x = (((part.x - shift) / scale) if self.event.scale else part.x).to(torch.float32)
         context = None
         if part.context is not None:
-            shift, scale = (
-                torch.tensor(values, dtype=torch.float64) for values in (self.context_shift, self.context_scale)
-            )
-            context = ((part.context - shift) / scale).to(torch.float32)
-        return Split(self.event.standard().check(x, f"{part.path} ({name} split)"), context)
+            context = ((part.context - context_shift) / context_scale).to(torch.float32)
+        return Split(self._standard.check(x, f"{part.path} ({name} split)"), context)
 
 
-def _split(config: ArrayConfig) -> dict[str, Examples]:
-    """Rows drawn at random for the splits that have no file of their own; the rest of the first file to train on."""
-    whole = _examples(config, config.path)
-    order = torch.randperm(len(whole.x), generator=torch.Generator().manual_seed(config.split_seed))
-    files = {"validation": config.validation_path, "test": config.test_path}
-    fractions = {"validation": config.validation_fraction, "test": config.test_fraction}
-    parts, taken = {}, 0
-    for name, path in files.items():
-        if path is not None:
-            parts[name] = _alike(_examples(config, path), whole)
+class TrainingMoments:
+    """What the training rows say of units: the moments that `standardize`, and the context, ask for.
+
+    head: examples of the data, from whose shape, names and levels all else follows.
+    """
+
+    def __init__(self, config: ArrayConfig, head: ArrayExamples) -> None:
+        self.config, self.head = config, head
+        values, features = head.x[0].numel(), len(head.context_names)
+        self.columns = values + features
+        self.x = Moments(values) if config.standardize and head.levels is None else None
+        self.context = Moments(features) if features else None
+
+    def add(self, part: ArrayExamples, training: np.ndarray) -> None:
+        """Rows in the order of the file, and which of them are training rows."""
+        mask = torch.from_numpy(training)
+        if self.x is not None:
+            self.x.add(part.x[mask].flatten(1))
+        if self.context is not None and part.context is not None:
+            self.context.add(part.context[mask])
+
+    def units(self) -> Units:
+        """Raises DataError for a constant column, or numbers too large to square."""
+        head, config, shape = self.head, self.config, tuple(self.head.x.shape[1:])
+        if head.levels is not None:
+            event = EventSpec(shape=shape, low=-1.0, high=1.0, levels=head.levels, names=head.names)
+        elif self.x is None:
+            event = EventSpec(shape=shape, low=config.low, high=config.high, names=head.names)
         else:
-            count = round(fractions[name] * len(order))
-            parts[name] = whole.rows(order[taken : taken + count].sort().values)
-            taken += count
-    if len(order) - taken < 2:
-        raise DataError(f"{config.path}: {len(order)} rows leave {len(order) - taken} to train on; it needs at least 2")
-    return parts | {"train": whole.rows(order[taken:].sort().values)}
+            remedy = "choose other columns, or set standardize: false"
+            shift, scale = _shift_and_scale(self.x, head.names, head.path, remedy, shape)
+            event = EventSpec(shape=shape, shift=shift, scale=scale, names=head.names)
+        if self.context is None:
+            return Units(event)
+        names = head.context_names
+        return Units(event, *_shift_and_scale(self.context, names, head.path, "leave it out of context_columns"))
 
 
-def _alike(other: Examples, train: Examples) -> Examples:
+def alike(other: ArrayExamples, train: ArrayExamples) -> ArrayExamples:
+    """The other examples, once they are of the same kind as the training ones. Raises DataError."""
     if other.x.shape[1:] != train.x.shape[1:] or other.levels != train.levels:
         raise DataError(
             f"{other.path}: examples of shape {tuple(other.x.shape[1:])} and {other.levels or 'no'} levels, but those "
@@ -165,11 +247,16 @@ def _alike(other: Examples, train: Examples) -> Examples:
     return other
 
 
-def _examples(config: ArrayConfig, path: Path) -> Examples:
-    """Reads a file; discrete values come out on [-1, 1]."""
-    table, given = _tables(config, path)
+def read_examples(config: ArrayConfig, path: Path) -> ArrayExamples:
+    """All that a file holds, checked; discrete values come out on [-1, 1]. Raises DataError."""
+    return examples_of(config, read_table(path, config.key, config.wanted, config.form))
+
+
+def examples_of(config: ArrayConfig, whole: Table) -> ArrayExamples:
+    """The wanted columns of a file, or some of its rows, as examples, each row by itself. Raises DataError."""
+    table, given = _divided(config, whole)
     values = table.values[:, None] if table.values.ndim == 1 else table.values
-    table = Table(table.path, values, table.names, table.lines)
+    table = replace(table, values=values)
     for each in (table, given):
         if each is not None:
             _refuse(each, ~np.isfinite(each.values), "is not finite; fill or remove such rows")
@@ -178,20 +265,18 @@ def _examples(config: ArrayConfig, path: Path) -> Examples:
     x = _continuous(config, table) if levels is None else _images(_discrete(config, table, levels))
     context = None if given is None else torch.from_numpy(given.values.astype(np.float64))
     names = table.names if x.dim() == 2 else ()
-    return Examples(table.path, x, names, levels, context, () if given is None else _labels(config, given))
+    return ArrayExamples(table.path, x, names, levels, context, () if given is None else _labels(config, given))
 
 
 def _labels(config: ArrayConfig, given: Table) -> tuple[str, ...]:
     return given.names or tuple(str(column) for column in config.context_columns)
 
 
-def _tables(config: ArrayConfig, path: Path) -> tuple[Table, Table | None]:
-    """The columns to model and those to condition on."""
-    form = CsvFormat(config.delimiter, config.header)
+def _divided(config: ArrayConfig, whole: Table) -> tuple[Table, Table | None]:
+    """The columns to model and those to condition on, of the wanted ones."""
+    path, wanted = whole.path, config.wanted
     if not config.context_columns:
-        return read_table(path, config.key, config.columns, form), None
-    wanted = None if config.columns is None else config.columns + config.context_columns
-    whole = read_table(path, config.key, wanted, form)
+        return whole, None
     if whole.values.ndim != 2:
         raise DataError(f"{path}: context_columns need a table (n, D), not shape {whole.values.shape}")
     count = whole.values.shape[1]
@@ -201,16 +286,11 @@ def _tables(config: ArrayConfig, path: Path) -> tuple[Table, Table | None]:
     else:
         last = choose(config.context_columns, whole.names, count, path)
         first = [column for column in range(count) if column not in last]
-    if set(_take(whole, first).names) & set(_take(whole, last).names):
+    if set(whole.take(first).names) & set(whole.take(last).names):
         raise DataError(f"{path}: columns and context_columns choose the same column; keep it in one of them")
     if not first:
         raise DataError(f"{path}: every column is a context column, so there is nothing to model; leave one out")
-    return _take(whole, first), _take(whole, last)
-
-
-def _take(table: Table, columns: list[int]) -> Table:
-    names = tuple(table.names[column] for column in columns) if table.names else ()
-    return Table(table.path, table.values[:, columns], names, table.lines)
+    return whole.take(first), whole.take(last)
 
 
 def _continuous(config: ArrayConfig, table: Table) -> Tensor:
@@ -257,32 +337,20 @@ def _refuse(table: Table, bad: np.ndarray, why: str) -> None:
         raise DataError(f"{table.path}: {table.where(first)}: {float(table.values[first]):g} {why}{count}")
 
 
-def _event(config: ArrayConfig, train: Examples) -> EventSpec:
-    shape = tuple(train.x.shape[1:])
-    if train.levels is not None:
-        return EventSpec(shape=shape, low=-1.0, high=1.0, levels=train.levels, names=train.names)
-    if not config.standardize:
-        return EventSpec(shape=shape, low=config.low, high=config.high, names=train.names)
-    shift, scale = _moments(
-        train.x.flatten(1), train.names, train.path, "choose other columns, or set standardize: false", shape
-    )
-    return EventSpec(shape=shape, shift=shift, scale=scale, names=train.names)
-
-
-def _moments(
-    values: Tensor, names: tuple[str, ...], path: Path, remedy: str, shape: tuple[int, ...] | None = None
+def _shift_and_scale(
+    moments: Moments, names: tuple[str, ...], path: Path, remedy: str, shape: tuple[int, ...] | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and sample standard deviation of every column of (n, D). Raises DataError for a constant column."""
-    mean, std = values.mean(0), values.std(0)
-    constant = (std <= 1e-12 * values.abs().amax(0)).nonzero().flatten().tolist()
+    """Mean and sample standard deviation of every column. Raises DataError for a constant column."""
+    mean, std = moments.mean, moments.std
+    constant = (std <= 1e-12 * moments.largest).nonzero().flatten().tolist()
     if constant:
-        column = column_name(names, tuple(int(i) for i in np.unravel_index(constant[0], shape or (values.shape[1],))))
+        column = column_name(names, tuple(int(i) for i in np.unravel_index(constant[0], shape or (len(std),))))
         more = f" ({len(constant)} such columns)" if len(constant) > 1 else ""
         raise DataError(
-            f"{path}: {column} is constant, {values[0, constant[0]].item():g} in every training row{more}; {remedy}"
+            f"{path}: {column} is constant, {moments.first[constant[0]].item():g} in every training row{more}; {remedy}"
         )
     if not bool(std.isfinite().all()):
         raise DataError(
-            f"{path}: values up to {values.abs().max().item():g} are too large to standardise; rescale them"
+            f"{path}: values up to {moments.largest.max().item():g} are too large to standardise; rescale them"
         )
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections import Counter
@@ -20,8 +21,12 @@ from smoothgen.limits import UNPACKED_BYTES
 from smoothgen_datasets.files import DataPath
 from smoothgen_datasets.pictures import CHANNELS, ENDINGS, Header, Mode, Size, read_header, read_pixels
 from smoothgen_datasets.pixels import DataWarning, Pixels, PixelSource
+from smoothgen_datasets.stamp import Stamp
+from smoothgen_datasets.streamed_pictures import StreamedPictures, StreamedPictureSource
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+STREAM_FROM = 2**30
+"""Bytes of decoded pictures from which on `stream: auto` streams."""
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
@@ -34,6 +39,9 @@ class ImagesConfig(DataSourceConfig):
     resize: what to do with pictures of another size: "refuse" them, or "centre-crop-resize".
     Subfolders called train, validation and test are those splits. Of the rest, or of train, validation_fraction and
     test_fraction are drawn by split_seed. most: train on so many images only, drawn by split_seed too.
+    stream: decode pictures when they are needed instead of keeping them in memory; "auto" does so where they take
+    1 GiB or more, a byte for each channel of a pixel. keep_mib: how much of the training pictures, decoded, to keep
+    then.
     """
 
     type: Literal["images"] = "images"
@@ -46,6 +54,8 @@ class ImagesConfig(DataSourceConfig):
     test_fraction: Fraction = 0.1
     split_seed: NonNegativeInt = 0
     most: Annotated[int, Field(ge=2)] | None = None
+    stream: Literal["auto", "always", "never"] = "auto"
+    keep_mib: NonNegativeInt = 512
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -64,15 +74,31 @@ class ImagesConfig(DataSourceConfig):
         splits = _drawn(self, given)
         used = {path for paths in splits.values() for path in paths}
         headers = {path: read_header(path) for path in found if path in used}
+        stamps = {path: Stamp.of(path) for path in used} if self.stream != "never" else {}
         mode, size = _mode(self, headers), _size(self, headers)
         classes = _classes(self, given) if self.labels else ()
 
-        def read(name: SplitName) -> Pixels:
-            paths = splits[name]
-            labels = [classes.index(_class_of(self, path)) for path in paths] if classes else []
-            return Pixels(_decoded(paths, mode, size), np.array(labels, dtype=np.int64))
+        labels = {name: _labels(self, paths, classes) for name, paths in splits.items()}
+        shape = (CHANNELS[mode], *size)
+        if self.stream == "always" or (self.stream == "auto" and len(used) * math.prod(shape) >= STREAM_FROM):
+            parts = {
+                name: StreamedPictures(
+                    paths,
+                    [stamps[path] for path in paths],
+                    labels[name],
+                    len(classes),
+                    mode,
+                    size,
+                    self.keep_mib * 2**20 if name == "train" else 0,
+                )
+                for name, paths in splits.items()
+            }
+            return StreamedPictureSource(shape, parts, classes)
 
-        return PixelSource((CHANNELS[mode], *size), _readers(read), classes)
+        def read(name: SplitName) -> Pixels:
+            return Pixels(_decoded(splits[name], mode, size), labels[name])
+
+        return PixelSource(shape, _readers(read), classes)
 
 
 def _readers(read: Callable[[SplitName], Pixels]) -> dict[SplitName, Callable[[], Pixels]]:
@@ -215,6 +241,12 @@ def _classes(config: ImagesConfig, given: dict[SplitName, list[Path]]) -> tuple[
                 f'{path}: no training picture has the class "{_class_of(config, path)}"; there are {", ".join(known)}'
             )
     return tuple(known)
+
+
+def _labels(config: ImagesConfig, paths: Sequence[Path], classes: tuple[str, ...]) -> np.ndarray:
+    """(n,), the class of each picture, or (0,) where there are none."""
+    numbers = {name: index for index, name in enumerate(classes)}
+    return np.array([numbers[_class_of(config, path)] for path in paths] if classes else [], dtype=np.int64)
 
 
 def _decoded(paths: Sequence[Path], mode: Mode, size: Size) -> np.ndarray:

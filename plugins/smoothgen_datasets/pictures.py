@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,8 @@ EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 TURNING = ("JPEG", "MPO", "WEBP")
 """Formats of cameras, which turn a picture by a tag instead of its pixels."""
 ORIENTATION = 0x0112
+_FILTERS = Lock()
+"""Filters of warnings are the whole process's, and pictures are opened by several threads."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
 def _open(path: Path) -> ImageFile.ImageFile:
     if not is_regular(path):
         raise OSError("it is no regular file")
-    with warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(path, formats=FORMATS)
 

@@ -27,6 +27,7 @@ def reproduce(
     """
     from smoothgen.reproduction.runner import reproduce as run_studies
     from smoothgen.reproduction.studies import chosen
+    from smoothgen.signals import hint
 
     if name is None:
         from rich.table import Table
@@ -39,14 +40,15 @@ def reproduce(
     directory = out or Path("runs") / ("reproduction-quick" if quick else "reproduction")
     command = ["smoothgen", *(argument for argument in sys.argv[1:] if argument != "--page-only")]
     numbers = seed_numbers(seeds or ("0,1" if quick else "0,1,2"))
-    page = run_studies(
-        chosen(name),
-        directory,
-        seeds=numbers,
-        quick=quick,
-        workers=jobs,
-        command=command,
-        progress=True,
-        compute=not page_only,
-    )
+    with hint("what is finished is kept, the same command goes on from there"):
+        page = run_studies(
+            chosen(name),
+            directory,
+            seeds=numbers,
+            quick=quick,
+            workers=jobs,
+            command=command,
+            progress=True,
+            compute=not page_only,
+        )
     typer.echo(f"the page is {page}")

@@ -23,17 +23,20 @@ def train(
     from smoothgen.config import load_config
     from smoothgen.errors import ConfigError
     from smoothgen.experiment import fit
+    from smoothgen.signals import hint
 
     loaded = load_config(config, overrides or [])
     if resume and run_dir is None:
         raise ConfigError("--resume needs --run-dir, the directory of the run to continue")
     directory = run_dir or free_directory(Path("runs") / loaded.name)
     typer.echo(f"run directory: {directory}", err=True)
-    result = fit(loaded, directory, resume=resume, progress=True)
+    with hint(f"what was saved is in {directory}, continue with --run-dir {directory} --resume"):
+        result = fit(loaded, directory, resume=resume, progress=True)
     if not result.metrics:
         return  # another process of the same run reports
     show(result.metrics)
     typer.echo(f"everything is in {directory}; look at {directory / 'samples.png'}")
+    typer.echo(f"for one page with all of it: smoothgen report {directory}")
 
 
 def compare(
@@ -47,10 +50,17 @@ def compare(
     from smoothgen.comparison import compare as compare_seeds
     from smoothgen.comparison import markdown
     from smoothgen.config import load_config
+    from smoothgen.errors import Interrupted
+    from smoothgen.signals import hint
 
     numbers = seed_numbers(seeds)
     loaded = load_config(config, overrides or [])
     directory = out or Path("runs") / f"{loaded.name}-comparison"
-    result = compare_seeds(loaded, numbers, directory, measure_again=again, progress=True)
+    go_on = f"what was saved is in {directory}, the same command goes on from there"
+    try:
+        with hint(go_on):
+            result = compare_seeds(loaded, numbers, directory, measure_again=again, progress=True)
+    except Interrupted as stop:
+        raise Interrupted(f"stopped by signal {stop.signum}; {go_on}", stop.signum) from None
     typer.echo(markdown(result))
     typer.echo(f"everything is in {directory}; look at {directory / 'comparison.png'}")

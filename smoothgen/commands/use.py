@@ -126,6 +126,10 @@ def _test_context(run: Path, num: int, policy: DevicePolicy) -> Tensor | None:
     import torch
 
     from smoothgen.run_directory import RunDirectory
+    from smoothgen.training_data import placed
 
-    context = RunDirectory(run).stored_config().data.build().split("test").context
-    return None if context is None else policy.place(context[torch.arange(num) % len(context)])
+    data = RunDirectory(run).stored_config().data.build()
+    if not data.features:
+        return None
+    test = data.examples("test")
+    return placed(test.rows(torch.arange(num) % len(test)), policy).context

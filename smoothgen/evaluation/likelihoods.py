@@ -17,6 +17,7 @@ from smoothgen.event import EventSpec
 from smoothgen.likelihood import Likelihood, standard_error
 from smoothgen.progress import Progress
 from smoothgen.smoothed_model import SmoothedModel
+from smoothgen.training_data import placed
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
     }
     if settings.metrics is not None and "elbo" not in settings.metrics:
         return results
-    test = _place(data.split("test"), policy, settings.max_examples)
+    test = placed(data.examples("test").first(settings.max_examples), policy)
     few = Split(
         test.x[: settings.importance_examples],
         None if test.context is None else test.context[: settings.importance_examples],
@@ -126,11 +127,6 @@ def _gap(likelihood: Likelihood, split: Split, data: DataSource) -> dict[str, An
         return {}
     gap = _paired(exact - likelihood.per_example)
     return {"gap": gap["nats"], "gap_stderr": gap["stderr"]}
-
-
-def _place(split: Split, policy: DevicePolicy, most: int) -> Split:
-    context = None if split.context is None else policy.place(split.context[:most])
-    return Split(policy.place(split.x[:most]), context)
 
 
 def _chunks(split: Split, size: int) -> list[tuple[Tensor, Tensor | None]]:

@@ -16,20 +16,21 @@ from smoothgen.errors import ConfigError, DataError
 from smoothgen.evaluation.likelihoods import evaluate
 from smoothgen.evaluation.nearest import draw_neighbours, memorisation
 from smoothgen.evaluation.pictures import is_image_event
-from smoothgen.evaluation.sample_quality import features_of, refuse_few, sample_quality
+from smoothgen.evaluation.sample_quality import FEWEST_FOR_FID, features_of, refuse_few, sample_quality
 from smoothgen.evaluation.sample_sets import sample_sets
 from smoothgen.evaluation.two_sample import FEWEST, two_sample
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import FeatureNetwork
 from smoothgen.progress import Progress
 from smoothgen.smoothed_model import SmoothedModel
+from smoothgen.training_data import placed
 
 
 def check_measurable(config: ExperimentConfig, data: DataSource) -> None:
     """Refuses, before training, what could not be measured after it. Raises ConfigError, DataError, CheckpointError."""
     settings = config.evaluate
     if settings.metrics != ():
-        data.split("test")
+        data.examples("test")
     compares_points(config, data)
     if not (settings.measures("quality", data.event) or settings.measures("neighbours", data.event)):
         return
@@ -41,8 +42,8 @@ def check_measurable(config: ExperimentConfig, data: DataSource) -> None:
                 "set evaluate.features, for example {type: classifier, weights: mnist}"
             )
         refuse_few("a model", settings.quality_samples, settings.few_samples)
-        refuse_few("the test split", len(data.split("test")), settings.few_samples)
-        refuse_few("the training split", len(data.split("train")), settings.few_samples)
+        refuse_few("the test split", len(data.examples("test")), settings.few_samples)
+        refuse_few("the training split", len(data.examples("train")), settings.few_samples)
 
 
 def compares_points(config: ExperimentConfig, data: DataSource) -> bool:
@@ -52,7 +53,7 @@ def compares_points(config: ExperimentConfig, data: DataSource) -> bool:
     """
     if not config.evaluate.measures("two-sample", data.event):
         return False
-    n = min(len(data.split("test")), len(data.split("train")))
+    n = min(len(data.examples("test")), len(data.examples("train")))
     if n < FEWEST and config.evaluate.metrics is not None:
         raise DataError(
             f"{config.name}: evaluate.metrics asks for two-sample, which needs {FEWEST} examples of the training and "
@@ -83,8 +84,9 @@ def measure(
     """Everything measured, as plain values: `evaluation.json`. directory: where neighbours.png goes, if anywhere.
 
     Sample quality ("quality"), nearest neighbours ("neighbours") and two-sample measures ("two_sample") are of the same
-    samples, against the training split, the last against fresh data where there are such; the set "test" is the floor
-    that a perfect model would reach.
+    samples, against the training split (where it is streamed, `reference` examples of it, spread evenly, out of
+    `of`: "training_reference"), the last against fresh data where there are such; the set "test" is the floor that a
+    perfect model would reach.
     """
     results = evaluate(config, model, baseline, data, policy, progress)
     settings = config.evaluate
@@ -96,20 +98,28 @@ def measure(
     network = build_network(config, model.event)
     if network is not None:
         network = network.to(policy.device)
-    examples = settings.quality_samples if quality else settings.neighbour_samples if neighbours else 0
-    count = max(examples, settings.two_sample_points if points else 0)
+    drawn = settings.quality_samples if quality else settings.neighbour_samples if neighbours else 0
+    count = max(drawn, settings.two_sample_points if points else 0)
     sets = sample_sets(config, model, baseline, data, policy, progress, count)
-    train = policy.place(data.split("train").x)
+    examples = data.examples("train")
+    train = placed(examples.sketch(_reference(model.event)), policy).x
+    if examples.streamed:
+        results["training_reference"] = {"reference": len(train), "of": len(examples)}
     if quality and network is not None:
         generator = policy.generator(config.seed, "evaluate", "quality")
         first = _first(sets, settings.quality_samples)
         results["quality"] = sample_quality(first, train, network, model.event, settings, generator)
     if neighbours:
-        few = _first(sets, min(settings.neighbour_samples, examples))
+        few = _first(sets, min(settings.neighbour_samples, drawn))
         results["neighbours"] = _neighbours(few, train, network, model.event, directory)
     if points:
         results["two_sample"] = _two_sample(config, _first(sets, settings.two_sample_points), train, data, policy)
     return results
+
+
+def _reference(event: EventSpec) -> int:
+    """How many examples, spread evenly, stand for streamed training data: as many as CIFAR-10 has, or fit a GiB."""
+    return max(FEWEST_FOR_FID, min(50_000, 2**28 // event.dimensions))
 
 
 def _first(sets: dict[str, Tensor], n: int) -> dict[str, Tensor]:

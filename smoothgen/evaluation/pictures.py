@@ -19,6 +19,7 @@ from smoothgen.device import DevicePolicy
 from smoothgen.errors import NoClosedFormError
 from smoothgen.event import EventSpec
 from smoothgen.smoothed_model import SmoothedModel
+from smoothgen.training_data import placed
 
 GRID = 8
 """Images per side of a grid."""
@@ -49,9 +50,11 @@ def all_panels(
     """Data, samples of each step and of the baseline: what `draw_pictures` shows, in data units."""
     is_image = is_image_event(model.event)
     count = min(GRID * GRID, config.evaluate.samples) if is_image else config.evaluate.samples
-    test = data.split("test")
-    context = None if test.context is None else policy.place(test.context[torch.arange(count) % len(test)])
-    panels = {"data": model.event.to_data(test.x[:count])}
+    test = data.examples("test")
+    context = None
+    if data.features:
+        context = placed(test.rows(torch.arange(count) % len(test)), policy).context
+    panels = {"data": model.event.to_data(test.first(count).x)}
     panels |= sample_panels(model, count, context, policy, config.seed)
     if baseline is not None:
         generator = policy.generator(config.seed, "pictures", "baseline")

@@ -8,13 +8,15 @@ import torch
 from torch import Generator, Tensor
 
 from smoothgen.config import ExperimentConfig
-from smoothgen.data_source import DataSource, Split
+from smoothgen.data_source import DataSource
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, NoClosedFormError
 from smoothgen.evaluation.sample_quality import quantised
 from smoothgen.progress import Progress
+from smoothgen.row_order import chosen
 from smoothgen.smoothed_model import SmoothedModel
+from smoothgen.training_data import placed
 
 ROWS = 500
 """Samples drawn at a time."""
@@ -40,7 +42,7 @@ def sample_sets(
     Raises DataError for samples that are not finite.
     """
     generator = policy.generator(config.seed, "evaluate", "samples")
-    contexts = _contexts(data.split("train"), count, generator, policy)
+    contexts = _contexts(data, count, generator, policy)
     parts: dict[str, list[Tensor]] = {}
     with progress.stage("samples", count) as bar:
         for start in range(0, count, ROWS):
@@ -54,8 +56,8 @@ def sample_sets(
                 parts.setdefault(name, []).append(quantised(x, model.event, name))
             bar.update(start + size, "")
     sets = {name: torch.cat(blocks) for name, blocks in parts.items()}
-    test = data.split("test").x
-    return sets | {"test": policy.place(test[_shuffled(len(test), generator)[:count]])}
+    test = data.examples("test")
+    return sets | {"test": placed(test.rows(chosen(len(test), count, generator)), policy).x}
 
 
 def _of_model(model: SmoothedModel, size: int, context: Tensor | None, generator: Generator) -> dict[str, Tensor]:
@@ -96,13 +98,9 @@ def _to_model(model: SmoothedModel, x: Tensor) -> Tensor:
     return model.event.to_model(x).float()
 
 
-def _contexts(train: Split, count: int, generator: Generator, policy: DevicePolicy) -> Tensor | None:
-    if train.context is None:
+def _contexts(data: DataSource, count: int, generator: Generator, policy: DevicePolicy) -> Tensor | None:
+    if not data.features:
         return None
-    order = _shuffled(len(train), generator)
-    return policy.place(train.context[order[torch.arange(count) % len(train)]])
-
-
-def _shuffled(n: int, generator: Generator) -> Tensor:
-    """0 .. n - 1 in random order, on the CPU."""
-    return torch.randperm(n, generator=generator, device=generator.device).cpu()
+    train = data.examples("train")
+    order = chosen(len(train), count, generator)
+    return placed(train.rows(order[torch.arange(count) % len(order)]), policy).context

@@ -13,11 +13,13 @@ import time
 import traceback
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from smoothgen.reproduction.provenance import machine, versions
 from smoothgen.reproduction.study import Job, Outcome, Study
+from smoothgen.signals import SIGNALS
 
 POLL_SECONDS = 0.2
 """How long a signal may go unseen."""
@@ -44,7 +46,12 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs,), daemon=True)
-        self.process.start()
+        resource_tracker.ensure_running()  # which would unblock the signals, if `start` were to begin it
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a Ctrl-C reaches all processes, also one still starting
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         theirs.close()
         self.job: Job | None = None
 
@@ -73,8 +80,9 @@ class Worker:
 
 def work(connection: Connection) -> None:
     """The worker's loop: computes what comes, until the other end closes."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
+    for number in SIGNALS:  # the parent decides
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.update(ONE_THREAD)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:

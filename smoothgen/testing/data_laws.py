@@ -55,6 +55,24 @@ def splits(subject: DataSubject) -> None:
         )
 
 
+def examples(subject: DataSubject) -> None:
+    source = subject.source()
+    for name in SPLITS:
+        try:
+            split = source.split(name)
+        except DataError:
+            continue
+        found = source.examples(name)
+        require(len(found) == len(split), f"split {name} has {len(split)} examples, but {len(found)} to ask for")
+        places = torch.randint(len(split), (20,), generator=Generator().manual_seed(4))
+        for which in (places, places.flip(0), places[:1], torch.tensor([0, len(split) - 1, 0])):
+            rows = found.rows(which)
+            require(torch.equal(rows.x, split.x[which]), f"examples {which.tolist()} of split {name} are other ones")
+            if split.context is not None:
+                same = rows.context is not None and torch.equal(rows.context, split.context[which])
+                require(same, f"the context of examples {which.tolist()} of split {name} is another one")
+
+
 def apart(subject: DataSubject) -> None:
     source = subject.source()
     if source.event.levels is not None:
@@ -123,6 +141,7 @@ DATA_LAWS = (
     Law(
         "splits", "splits are float32 on the CPU, within the event, with the claimed context, and stay the same", splits
     ),
+    Law("examples", "examples asked for by their numbers are those of the split, in any order and number", examples),
     Law("apart", "continuous test examples are no training examples", apart),
     Law("draws", "the generator alone decides fresh draws", draws),
     Law("entropy", "the entropy is that of the density on the data", entropy),

@@ -16,7 +16,7 @@ from command_line import TINY, run, start
 from safetensors.torch import load_file
 
 import smoothgen
-from smoothgen.errors import CheckpointError, ConfigError, NonFiniteError, RunDirectoryError
+from smoothgen.errors import ConfigError, DamagedError, NonFiniteError, RecoveryWarning, RunDirectoryError
 from smoothgen.run_directory import RunDirectory
 from smoothgen.stages import schedule
 from smoothgen.trainer import Trainer, trainer_of
@@ -197,21 +197,49 @@ def test_one_writer_at_a_time_and_no_overwriting(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path / "run").items())
 
 
-def test_resume_refuses_another_configuration_and_damaged_checkpoints(tmp_path, monkeypatch):
+def test_resume_refuses_another_configuration(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        fail_at(patch, {30})
+        with pytest.raises(PlannedFailure):
+            smoothgen.fit(tiny(), tmp_path / "run")
+    with pytest.raises(ConfigError, match="started with another kernel"):
+        smoothgen.fit(tiny(kernel__sigma=0.2), tmp_path / "run", resume=True)
+
+
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(tmp_path, monkeypatch):
     config = tiny()
+    smoothgen.fit(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         fail_at(patch, {30})
         with pytest.raises(PlannedFailure):
             smoothgen.fit(config, tmp_path / "run")
-    with pytest.raises(ConfigError, match="started with another kernel"):
-        smoothgen.fit(tiny(kernel__sigma=0.2), tmp_path / "run", resume=True)
-    checkpoint = tmp_path / "run/checkpoint.safetensors"
-    whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="damaged"):
+    checkpoint, former = (tmp_path / "run" / f"checkpoint{name}.safetensors" for name in ("", ".previous"))
+    newest = checkpoint.read_bytes()
+    assert newest != former.read_bytes()
+    damaged = bytearray(newest)
+    damaged[-5] ^= 1
+    checkpoint.write_bytes(damaged)
+    with pytest.warns(RecoveryWarning, match=r"checksum.*going on from the checkpoint before it"):
         smoothgen.fit(config, tmp_path / "run", resume=True)
-    checkpoint.write_bytes(whole)
+    assert_same_bits(tmp_path / "whole", tmp_path / "run")
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "run")
+    assert (tmp_path / "run/checkpoint.damaged.safetensors").read_bytes() == damaged
+    checkpoint.write_bytes(newest[: len(newest) // 2])
+    former.write_bytes(b"")
+    with pytest.raises(DamagedError, match=r"checkpoint\.previous\.safetensors is damaged"):
+        smoothgen.fit(config, tmp_path / "run", resume=True)
+
+
+def test_a_kill_between_keeping_the_former_and_naming_the_new_loses_nothing(tmp_path, monkeypatch):
+    config = tiny()
+    smoothgen.fit(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        fail_at(patch, {30})
+        with pytest.raises(PlannedFailure):
+            smoothgen.fit(config, tmp_path / "run")
+    (tmp_path / "run/checkpoint.safetensors").replace(tmp_path / "run/checkpoint.previous.safetensors")
     smoothgen.fit(config, tmp_path / "run", resume=True)
+    assert_same_bits(tmp_path / "whole", tmp_path / "run")
 
 
 def test_the_seed_alone_decides(tmp_path):

@@ -81,6 +81,8 @@ SENSITIVITY = {"pixelcnnpp": 0.2, "zuko_nsf": 0.3}
 """How much less parameters are moved where a network is so deep that its densities would become too sharp to sum."""
 LEAST_COORDINATES = {"realnvp": 2}
 """Densities that refuse fewer coordinates."""
+ADAPTERS = ("normflows", "nflows", "torch", "zuko")
+"""Densities of other libraries: tests/unit/test_adapters.py holds them to `smoothgen.testing.check`, in less time."""
 NEEDS = {"zuko_nsf": "zuko"}
 """Libraries that are not installed everywhere."""
 
@@ -134,6 +136,8 @@ def density_cases() -> list[DensityCase]:
     """Every registered density, in each of its settings."""
     cases = []
     for tag, cls in sorted(smoothgen.installed().components["density"].items()):
+        if tag in ADAPTERS:
+            continue
         for name, keys in DENSITIES.get(tag, {"": None}).items():
             config = _defaults(cls) if keys is None else cls(**copy.deepcopy(keys))
             if config is not None:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import smoothgen
 from smoothgen import EventSpec
-from smoothgen.checkpoint import load_model, write_atomically, write_tensors
-from smoothgen.errors import CheckpointError, RunDirectoryError
+from smoothgen.checkpoint import load_model, read_tensors, write_atomically, write_tensors
+from smoothgen.errors import CheckpointError, DamagedError, RunDirectoryError
 from smoothgen.smoothed_model import SmoothedConfig, SmoothedModel
 
 CONFIG = {
@@ -72,6 +72,69 @@ def test_a_file_cut_short_is_damaged(saved, cut):
         smoothgen.load(directory)
 
 
+def small(tmp_path):
+    path = tmp_path / "small.safetensors"
+    tensors = {"a": torch.tensor([1.0, -2.0]), "b": torch.arange(3), "c": torch.zeros(0), "d": torch.tensor(True)}
+    write_tensors(path, tensors, {"kind": "model", "format": 1, "position": {"step": 3, "loss": 0.25}})
+    return path, tensors
+
+
+def test_no_flipped_bit_passes_for_what_was_written(tmp_path):
+    """Every bit of the file in turn: an error, or (a blank of the header's padding) the very same content."""
+    path, tensors = small(tmp_path)
+    whole = path.read_bytes()
+    _, metadata = read_tensors(path, "model")
+    refused = 0
+    for index in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[index // 8] ^= 1 << (index % 8)
+        path.write_bytes(changed)
+        try:
+            found, said = read_tensors(path, "model")
+        except CheckpointError:
+            refused += 1
+            continue
+        assert said == metadata
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert refused > 8 * (len(whole) - 16)
+
+
+def test_a_file_cut_at_any_byte_is_damaged(tmp_path):
+    path, _ = small(tmp_path)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedError):
+            read_tensors(path, "model")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_former_file_is_kept_at_every_moment(tmp_path, monkeypatch, links):
+    path, former = tmp_path / "new.safetensors", tmp_path / "former.safetensors"
+
+    def refuse(*_):
+        raise OSError("no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    replace = os.replace
+
+    def watched(source, target):
+        replace(source, target)
+        kept = [file for file in (path, former) if file.exists()]
+        assert kept, "for a moment there was nothing to resume from"
+        for file in kept:
+            read_tensors(file, "model")
+
+    monkeypatch.setattr(os, "replace", watched)
+    for step in range(3):
+        write_tensors(path, {"a": torch.tensor(step)}, {"kind": "model", "format": 1}, former)
+    assert read_tensors(path, "model")[0]["a"] == 2
+    assert read_tensors(former, "model")[0]["a"] == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["former.safetensors", "new.safetensors"]
+
+
 def test_weights_of_another_model_or_program_are_refused(saved, tmp_path):
     _, directory = saved
     weights = directory / "model.safetensors"
@@ -85,6 +148,9 @@ def test_weights_of_another_model_or_program_are_refused(saved, tmp_path):
         write_tensors(weights, tensors, {"kind": "model", "format": 1})
         with pytest.raises(CheckpointError, match=expected):
             smoothgen.load(directory)
+    save_file(own, weights, metadata={"smoothgen": json.dumps({"kind": "model", "format": 1})})
+    with pytest.raises(DamagedError, match="has no checksum"):
+        smoothgen.load(directory)
     save_file(own, weights)
     with pytest.raises(CheckpointError, match="was not written by smoothgen as a model"):
         smoothgen.load(directory)

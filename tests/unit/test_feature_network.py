@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -18,6 +21,7 @@ from smoothgen.errors import CheckpointError, ConfigError, ShapeError
 from smoothgen.event import EventSpec
 from smoothgen.feature_network import weights_fingerprint
 from smoothgen.registry import installed, json_schema
+from smoothgen_features import __main__ as command
 from smoothgen_features.classifier import Architecture, Classifier, find_weights, load_classifier, shipped
 from smoothgen_features.training import (
     TrainingConfig,
@@ -154,7 +158,7 @@ def test_damaged_weights_are_refused(tmp_path: Path):
     flipped.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
     with pytest.raises(CheckpointError, match="is damaged"):
         build(str(cut))
-    with pytest.raises(CheckpointError, match="its weights are not those that were written"):
+    with pytest.raises(CheckpointError, match="its checksum is not that of what was written"):
         build(str(flipped))
 
 
@@ -190,6 +194,40 @@ def test_training_depends_on_the_seed_alone():
 def test_training_needs_images_with_labels(data, message):
     with pytest.raises(ConfigError, match=message):
         train_classifier(TrainingConfig(name="short", **SHORT | {"data": data}))
+
+
+def test_the_command_trains_and_writes_weights_that_load(tmp_path, monkeypatch, capsys):
+    recipe, out = tmp_path / "short.yaml", tmp_path / "short.safetensors"
+    recipe.write_text(json.dumps({"name": "short", **SHORT}))  # JSON is YAML
+    monkeypatch.setattr(sys, "argv", ["smoothgen_features", str(recipe), "--out", str(out)])
+    with pytest.raises(SystemExit) as leaving:
+        command.main()
+    assert not leaving.value.code
+    network = load_classifier(out)[0]
+    said = capsys.readouterr().out
+    assert said.startswith("short: test accuracy 0.") and network.fingerprint in said
+    with safe_open(out, "pt") as file:
+        kept = json.loads(file.metadata()["smoothgen"])
+    assert f"{kept['training']['test_accuracy']:.4f} of {kept['training']['test_examples']}" in said
+    assert kept["training"]["torch"] == torch.__version__ and kept["training"]["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "error: .*is neither a shipped recipe nor a file; shipped: digits, mnist"),
+        ('{"name": "short"}', r"error: short\.yaml: data: Field required"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path, monkeypatch, capsys, text, message):
+    recipe = tmp_path / "short.yaml"
+    if text is not None:
+        recipe.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["smoothgen_features", str(recipe), "--out", str(tmp_path / "x.safetensors")])
+    with pytest.raises(SystemExit) as leaving:
+        command.main()
+    error = capsys.readouterr().err
+    assert leaving.value.code == 2 and re.match(message, error) and error.count("\n") == 1
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -154,6 +154,40 @@ def test_a_stopped_command_stops_at_once_and_goes_on_where_it_was(tmp_path, log,
     assert len(lines(log)) == 9  # 8 jobs, the slow one twice
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are looked up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_its_parent_or_complains(tmp_path, number):
+    """A terminal sends Ctrl-C to all processes of a command: here while the first worker is still starting."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        env=os.environ | {"PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background job
+    )
+    started = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60.0
+    workers: list[str] = []
+    while len(workers) < 2 and time.monotonic() < deadline:  # the tracker of resources is one
+        workers = started.read_text().split()
+    assert len(workers) == 2
+    if number == signal.SIGKILL:
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)
+    _, error = process.communicate(timeout=30.0)  # the workers hold standard error open as long as they live
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:  # without its parent, python's own start of a worker fails loudly
+        assert "Traceback" not in error
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
 def test_seeds_and_names_are_checked(tmp_path, log):
     for seeds in ([], [0, 0], [-1]):
         with pytest.raises(ConfigError, match="seeds must be different numbers from 0"):

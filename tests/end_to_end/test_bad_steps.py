@@ -1,0 +1,209 @@
+"""Steps that are not finite, or spike: named, and answered as the configuration says, exactly so after a resume."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import TINY
+from safetensors.torch import load_file
+
+import smoothgen
+from smoothgen.data_source import Split
+from smoothgen.device import DevicePolicy
+from smoothgen.errors import NonFiniteError
+from smoothgen.guards import WATCHED, bad_step, batch_report, remembered
+from smoothgen.run_directory import RunDirectory
+from smoothgen.trainer import Trainer
+from smoothgen.training_data import TrainingData
+
+
+def tiny(**trainer):
+    config = copy.deepcopy(TINY)
+    config["trainer"] |= {"max_steps": 40, "checkpoint_every": 7, "log_every": 10} | trainer
+    return config
+
+
+def spoil(monkeypatch, steps, value=float("nan"), stage="density"):
+    """Examples of these steps hold a value that is not finite, at every pass."""
+    original = TrainingData.batch
+
+    def batch(self, name, step, *rest):
+        split = original(self, name, step, *rest)
+        if name != stage or step not in steps:
+            return split
+        x = split.x.clone()
+        x[3, 1] = value
+        return Split(x, split.context)
+
+    monkeypatch.setattr(TrainingData, "batch", batch)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def same(first: Path, second: Path) -> bool:
+    one, other = weights(first), weights(second)
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def records(run: Path) -> list[dict]:
+    return [{k: v for k, v in each.items() if k != "steps_per_second"} for each in RunDirectory(run).metrics()]
+
+
+def test_a_bad_batch_is_named_with_its_row_and_module(tmp_path, monkeypatch):
+    spoil(monkeypatch, {13})
+    config = smoothgen.load_config(tiny())
+    data = config.data.build()
+    which = TrainingData(data, DevicePolicy(), 0).which("density", 13, 0, config.trainer.batch_size, 1)
+    with pytest.raises(NonFiniteError) as caught:
+        smoothgen.fit(config, tmp_path / "run")
+    said = str(caught.value)
+    assert "stage density, step 13: loss nan" in said
+    assert "first not finite: output of " in said
+    assert f"1 values of the batch are not finite, the first in training row {int(which[3])}" in said
+    saved = load_file(tmp_path / "run/checkpoint.safetensors")
+    assert all(value.isfinite().all() for name, value in saved.items() if name.startswith("weights/"))
+
+
+def test_skipped_steps_change_nothing_and_are_logged(tmp_path, monkeypatch):
+    spoil(monkeypatch, {13, 20})
+    steps = []
+    original = Trainer._answer
+
+    def answer(self, stage, training, step, *rest):
+        before = [parameter.detach().clone() for parameter in training.parameters]
+        result = original(self, stage, training, step, *rest)
+        assert all(torch.equal(now, then) for now, then in zip(training.parameters, before, strict=True))
+        steps.append(step)
+        return result
+
+    monkeypatch.setattr(Trainer, "_answer", answer)
+    smoothgen.fit(tiny(on_bad_step="skip"), tmp_path / "run")
+    assert steps == [13, 20]
+    logged = [record for record in records(tmp_path / "run") if "bad_step" in record]
+    assert [(record["bad_step"], record["step"]) for record in logged] == [("skip", 13), ("skip", 20)]
+    assert "training row" in logged[0]["why"]
+    losses = [record["loss"] for record in records(tmp_path / "run") if "loss" in record]
+    assert all(isinstance(loss, float) for loss in losses)
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def test_too_many_bad_steps_end_the_training(tmp_path, monkeypatch):
+    spoil(monkeypatch, set(range(5, 40)))
+    with pytest.raises(NonFiniteError, match=r"step 8: .* after 3 bad steps"):
+        smoothgen.fit(tiny(on_bad_step="skip", bad_steps=3), tmp_path / "run")
+
+
+@pytest.mark.parametrize("run", [True, False], ids=["from the file", "from memory"])
+def test_a_rollback_returns_to_the_checkpoint_with_a_lower_rate_and_other_noise(tmp_path, monkeypatch, run):
+    passes: list[tuple[int, int]] = []
+    original = Trainer._step
+
+    def step(self, stage, training):
+        passes.append((training.position.step, training.position.rollbacks))
+        if stage.name == "density" and passes[-1] == (17, 0):
+            training.parameters[0].data.fill_(float("inf"))  # the weights themselves are lost
+        return original(self, stage, training)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    settings = tiny(on_bad_step="rollback", rollback_factor=0.25, decay="constant", warmup_steps=0)
+    result = smoothgen.fit(settings, tmp_path / "run" if run else None)
+    turn = passes.index((17, 0)) + 1
+    assert passes[turn] == (14, 1), "not the checkpoint of step 14"
+    assert all(value.isfinite().all() for value in result.model.state_dict().values())
+    if run:
+        logged = records(tmp_path / "run")
+        assert [record["bad_step"] for record in logged if "bad_step" in record] == ["rollback"]
+        rates = [record["learning_rate"] for record in logged if "loss" in record and record["stage"] == "density"]
+        assert rates[0] / rates[-1] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("action", ["skip", "rollback"])
+def test_a_resume_answers_as_the_run_without_a_kill(tmp_path, monkeypatch, action):
+    class Killed(Exception):
+        pass
+
+    if action == "skip":
+        spoil(monkeypatch, {13, 25}, stage="inverter")
+    original, kills = Trainer._step, []
+    burst = {("density", 17, 0), ("inverter", 30, 0)}
+    answered: set[tuple[str, int, int]] = set()
+
+    def step(self, stage, training):
+        key = (stage.name, training.position.step, training.position.rollbacks)
+        if action == "rollback" and key in burst:
+            training.parameters[0].data.fill_(float("inf"))
+        if key in answered:
+            answered.discard(key)
+            kills.append(key)
+            raise Killed
+        return original(self, stage, training)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    config = tiny(on_bad_step=action)
+    smoothgen.fit(config, tmp_path / "whole")
+    answered |= {("density", 16, 0), ("density", 20, 1 if action == "rollback" else 0), ("inverter", 33, 0)}
+    answered |= {("inverter", 33, 1), ("inverter", 12, 0)}
+    resume = False
+    for _ in range(8):
+        try:
+            smoothgen.fit(config, tmp_path / "cut", resume=resume)
+            break
+        except Killed:
+            resume = True
+    assert len(kills) >= 3
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert records(tmp_path / "whole") == records(tmp_path / "cut")
+
+
+def test_a_spike_is_a_norm_far_above_the_recent_ones(tmp_path, monkeypatch):
+    spoil(monkeypatch, {130}, value=1e4)
+    settings = tiny(on_bad_step="skip", spike_factor=20.0, max_steps=150, validate_every=150, clip_norm=5.0)
+    smoothgen.fit(settings, tmp_path / "run")
+    bad = [(record["step"], record["bad_loss"]) for record in records(tmp_path / "run") if "bad_step" in record]
+    assert [step for step, _ in bad] == [130]
+    with pytest.raises(NonFiniteError, match=r"step 130: .* a spike above trainer\.spike_factor; the batch's own"):
+        smoothgen.fit(settings | {"trainer": settings["trainer"] | {"on_bad_step": "stop"}})
+
+
+def test_the_running_mean_of_log_norms_by_hand():
+    mean, seen, fine = torch.tensor(0.0), torch.tensor(0.0), torch.tensor(False)
+    logs = torch.linspace(-1.0, 1.0, 7)
+    for value in logs:
+        mean, seen = remembered(value.exp(), fine, mean, seen)
+    assert seen == 7
+    assert torch.allclose(mean, logs.mean(), atol=1e-6)  # a plain mean at first
+    for bad in (torch.tensor(float("nan")), torch.tensor(float("inf")), torch.tensor(0.0)):
+        assert all(torch.equal(*pair) for pair in zip(remembered(bad, fine, mean, seen), (mean, seen), strict=True))
+    assert torch.equal(remembered(torch.tensor(5.0), torch.tensor(True), mean, seen)[0], mean)
+    pair = torch.tensor([1.0, 11.0])
+    watched = torch.tensor(float(WATCHED))
+    zero = torch.tensor(0.0)
+    assert bad_step(pair, zero, watched, 10.0)
+    assert not bad_step(pair, zero, watched, 12.0)
+    assert not bad_step(pair, zero, watched - 1, 10.0)
+    assert not bad_step(pair, zero, watched, 0.0)
+    assert bad_step(torch.tensor([float("nan"), 1.0]), zero, zero, 0.0)
+
+
+def test_the_accelerators_way_of_skipping_gives_the_same_weights(tmp_path, monkeypatch):
+    """Without waiting for the device the fused optimizer leaves a bad step out itself; here on the CPU."""
+    spoil(monkeypatch, {13, 20})
+    smoothgen.fit(tiny(on_bad_step="skip", ema_decay=0.0), tmp_path / "waiting")
+    monkeypatch.setattr(DevicePolicy, "synchronous", property(lambda self: False))
+    smoothgen.fit(tiny(on_bad_step="skip", ema_decay=0.0), tmp_path / "not waiting")
+    first, second = weights(tmp_path / "waiting"), weights(tmp_path / "not waiting")
+    for name in first:
+        assert torch.allclose(first[name], second[name], atol=1e-6), name
+    logged = [record for record in records(tmp_path / "not waiting") if "bad_step" in record]
+    assert [record["step"] for record in logged] == [13, 20]
+
+
+def test_the_report_counts_examples_over_micro_batches():
+    good, bad = Split(torch.zeros(4, 2)), Split(torch.zeros(4, 2), torch.tensor([[0.0], [0.0], [float("nan")], [0.0]]))
+    assert "the first in example 6 of the step" in batch_report([(good, None), (bad, None)])
+    assert batch_report([(good, torch.arange(4))]) == "the batch's own 4 examples are finite (training rows 0, 1, 2, 3)"
