@@ -342,9 +342,11 @@ class ShardReader(Reader):
             elif kind == 1 and not (root / name).exists():
                 os.mkfifo(root / name)
             elif not (root / name).is_fifo():
-                base = npy_seeds(directory)[0] if ending == "npz" and not whole else seed
-                damaged = not whole and rng.random() < 0.5
-                (root / name).write_bytes(damage(base, seeds, rng) if damaged else seed)
+                content = seed
+                if not whole and rng.random() < 0.5:
+                    given = npy_seeds(directory) if ending == "npz" else seeds
+                    content = damage(rng.choice(given), given, rng)
+                (root / name).write_bytes(content)
 
     def read(self, directory: Path, rng: random.Random) -> None:
         path = directory / "shards"
@@ -568,7 +570,13 @@ class CheckpointReader(Reader):
     def write(self, directory: Path, rng: random.Random) -> None:
         seed = rng.choice(self.seeds)
         data = seed if rng.random() < PLAIN else safetensors_damage(seed, self.seeds, rng)
-        (directory / "checkpoint.safetensors").write_bytes(data)
+        newest, former = self.run.checkpoint, self.run.former_checkpoint
+        newest, former = directory / newest.name, directory / former.name
+        former.unlink(missing_ok=True)
+        if rng.random() < 0.1:  # the newest is damaged for sure, so that the one before it is asked for
+            former.write_bytes(data)
+            data = data[: rng.randrange(9)]
+        newest.write_bytes(data)
 
     def read(self, directory: Path, rng: random.Random) -> None:
         self.run.path = directory

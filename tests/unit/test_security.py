@@ -342,6 +342,7 @@ class TestOddFiles:
         "indices": lambda path: read_indices(path, 3),
         "tensors": lambda path: read_tensors(path, "model"),
         "array": lambda path: ArrayConfig(path=path.with_name(f"{path.name}.csv")).build(),
+        "streamed": lambda path: ArrayConfig(path=path.with_name(f"{path.name}.npy"), stream="always").build(),
         "folder": lambda path: ImagesConfig(path=path).build(),
         "model": lambda path: smoothgen.load(path.parent),
     }
@@ -503,13 +504,15 @@ class TestPictures:
         monkeypatch.setenv("SMOOTHGEN_MAX_PICTURE_PIXELS", "64000000")
         assert read_header(path).size == (8000, 8000)
 
-    def test_all_pictures_together(self, tmp_path):
+    def test_all_pictures_together(self, tmp_path, monkeypatch):
         from PIL import Image
 
         for number in range(4):
             Image.new("L", (4, 4), number).save(tmp_path / f"{number}.png")
-        config = ImagesConfig(path=tmp_path, size=(100_000, 100_000), resize="centre-crop-resize")
-        source = config.build()
+        with pytest.raises(DataError, match="SMOOTHGEN_MAX_PICTURE_PIXELS"):
+            ImagesConfig(path=tmp_path, size=(100_000, 100_000), resize="centre-crop-resize").build()
+        monkeypatch.setenv("SMOOTHGEN_MAX_UNPACKED_BYTES", "20")
+        source = ImagesConfig(path=tmp_path, stream="never").build()
         with pytest.raises(DataError, match="SMOOTHGEN_MAX_UNPACKED_BYTES"):
             source.split("train")
 
@@ -627,6 +630,7 @@ class TestCheckpoints:
         return trainer
 
     def resume(self, trainer, tensors, metadata) -> None:
+        trainer.run.former_checkpoint.unlink(missing_ok=True)  # which a damaged newest one would fall back on
         write_tensors(trainer.run.checkpoint, tensors, metadata)
         saved = trainer._read_checkpoint()
         trainer._start(trainer.stages[saved[1]["stage"]], saved)
