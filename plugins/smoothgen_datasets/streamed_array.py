@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from smoothgen.data_source import DataSource, Examples, Split, SplitName
+from smoothgen.regular_file import is_regular
 from smoothgen_datasets.array import (
     SPLITS,
     Array,
