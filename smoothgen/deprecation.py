@@ -1,4 +1,4 @@
-"""How something leaves smoothgen: it warns for at least one minor version, then it is gone (page on versions)."""
+"""How something leaves smoothgen: it warns for at least one minor version, then it is gone (docs: Versions)."""
 
 from __future__ import annotations
 

@@ -186,5 +186,6 @@ def _refuse_installed(name: PluginName, kind: Kind) -> None:
         raise ConfigError(
             f'name "{name.name}": the {kind} type "{name.tag}" is registered by {taken.__module__}; choose another name'
         )
-    if importlib.util.find_spec(name.module) is not None:
+    spec = importlib.util.find_spec(name.module)
+    if spec is not None and spec.origin is not None:  # a mere folder of that name has no origin
         raise ConfigError(f'name "{name.name}": a module {name.module} is installed here already; choose another name')
