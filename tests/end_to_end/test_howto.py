@@ -62,7 +62,7 @@ def compare_with_the_example(made: Path) -> None:
     """The package in docs/examples is what the page makes, file by file, but for the year in its licence."""
 
     def files(folder: Path) -> dict[str, str]:
-        left_out = {"runs", "__pycache__", ".pytest_cache", "samples.csv"}
+        left_out = {"runs", "samples.csv", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
         paths = [
             path for path in folder.rglob("*") if path.is_file() and not left_out & {*path.relative_to(folder).parts}
         ]

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 def examined(path: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     """`smoothgen doctor` in a new process that finds what lies in `path` before anything else."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [path, ROOT, ROOT / "plugins"]))} | variables
+    outer = [other for other in (os.environ.get("PYTHONPATH"),) if other]
+    places = os.pathsep.join([str(path), str(ROOT), str(ROOT / "plugins"), *outer])
+    environment = os.environ | {"PYTHONPATH": places} | variables
     command = [sys.executable, "-m", "smoothgen", "doctor", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path, timeout=250)
     assert "Traceback" not in done.stderr, done.stderr
