@@ -219,7 +219,9 @@ def test_laplace_noise_allows_no_density_that_is_steeper_than_itself():
     """What was smoothed with it changes by at most |shift| / b: steeper claims count as that, on either side."""
     line, y = EventSpec(shape=(1,)), torch.zeros(1, 1)
     kernel, b = LaplaceConfig(sigma=math.sqrt(2.0)).build(line), 1.0
-    steps = {g: kernel.posterior_mean(y, Tilted(line, torch.tensor([g / b]))).item() for g in (1.0, 2.0, 5.0, -1.0, -5.0)}
+    steps = {
+        g: kernel.posterior_mean(y, Tilted(line, torch.tensor([g / b]))).item() for g in (1.0, 2.0, 5.0, -1.0, -5.0)
+    }
     assert math.isfinite(steps[1.0]) and steps[1.0] > b
     for g in (2.0, 5.0, -1.0, -5.0):
         assert steps[g] == pytest.approx(math.copysign(steps[1.0], g), rel=1e-9)
