@@ -237,6 +237,8 @@ def test_posterior_means_have_the_dtype_and_device_of_the_data(config):
         noisy = kernel.sample(x)
     assert mean.dtype == noisy.dtype == torch.float32 and mean.device == noisy.device == x.device
     assert torch.allclose(mean, x, atol=1e-6)
+    elsewhere = kernel.to("meta").posterior_mean(x.to("meta"), Flat(CUBE))
+    assert elsewhere.device.type == "meta" and elsewhere.shape == x.shape
 
 
 # --- densities in closed form -----------------------------------------------------------------------------------------
