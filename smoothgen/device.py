@@ -17,6 +17,9 @@ from torch import Generator, Tensor, nn
 from smoothgen.component import StrictModel
 from smoothgen.errors import ConfigError, DeviceError
 
+CPU = torch.device("cpu")
+"""Where indices and files' contents are, whatever device tensors are made on by default."""
+
 
 class DeviceConfig(StrictModel):
     """Where and how training computes.

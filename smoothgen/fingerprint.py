@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smoothgen.checksums import digest
 from smoothgen.config import read_yaml
 from smoothgen.errors import CheckpointError
 from smoothgen.row_order import SKETCH
@@ -23,7 +22,7 @@ def fingerprint(run: RunDirectory, data: TrainingData) -> dict[str, Any]:
     of some thousands spread evenly where they are streamed."""
     path = run.path / EXPERIMENT
     stored = read_yaml(path) if path.is_file() else {}
-    keys = {key: _digest(json.dumps(value, sort_keys=True)) for key, value in stored.items() if key not in FREE}
+    keys = {key: digest({}, {key: value}) for key, value in stored.items() if key not in FREE}
     return {"config": keys, "data": _digest_of_examples(data)}
 
 
@@ -51,14 +50,5 @@ def check_fingerprint(path: Path, stored: Mapping[str, Any] | None, own: Mapping
 def _digest_of_examples(data: TrainingData) -> str:
     count = len(data.examples)
     examples = data.sample(SKETCH if data.examples.streamed else count)
-    parts = [part for part in (examples.x, examples.context) if part is not None]
-    shapes = json.dumps([count, *(list(part.shape) for part in parts)])
-    return _digest(shapes, *(part.detach().cpu().contiguous().numpy() for part in parts))
-
-
-def _digest(*parts: Any) -> str:
-    """blake2b of strings and of arrays' bytes."""
-    state = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        state.update(part.encode() if isinstance(part, str) else part)
-    return state.hexdigest()
+    tensors = {"x": examples.x, "context": examples.context}
+    return digest({name: value.cpu() for name, value in tensors.items() if value is not None}, {"count": count})

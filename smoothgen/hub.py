@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothgen.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_atomically
-from smoothgen.errors import CheckpointError, DependencyError
+from smoothgen.errors import CheckpointError
+from smoothgen.extras import required
 from smoothgen.model_card import CARD
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def download(address: str, revision: str | None = None) -> Path:
     revision: a branch, tag or commit. Raises CheckpointError, and DependencyError without the extra `hub`.
     """
     name = _name(address)
-    hub = _library()
+    hub = required("huggingface_hub", "the hub", "hub")
     with _reporting(f"{address} cannot be fetched"):
         return Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
 
@@ -55,7 +56,7 @@ def upload(
     from smoothgen.model_card import model_card
 
     name = _name(name)
-    hub = _library()
+    hub = required("huggingface_hub", "the hub", "hub")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         save_model(model, config, place)
@@ -76,14 +77,6 @@ def _name(address: str) -> str:
     if not NAME.fullmatch(name) or ".." in name:
         raise CheckpointError(f'"{address}" is not the name of a repository; write owner/name')
     return name
-
-
-def _library() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise DependencyError(f"the hub needs huggingface_hub ({error}); pip install 'smoothgen[hub]'") from error
-    return huggingface_hub
 
 
 @contextmanager

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal
 
 from smoothgen.component import ComponentConfig
-from smoothgen.errors import DependencyError
 from smoothgen.registry import ComponentField
 
 Status = Literal["finished", "interrupted", "failed"]
@@ -130,17 +127,6 @@ def build_loggers(configs: Sequence[LoggerConfig]) -> dict[str, Logger]:
         same = sum(1 for tag in built if tag.partition(" ")[0] == config.tag())
         built[f"{config.tag()} {same + 1}" if same else config.tag()] = config.build()
     return built
-
-
-def required(module: str, tag: str, extra: str) -> ModuleType:
-    """The module that a logger needs. Raises DependencyError naming the extra."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DependencyError(
-            f'logger "{tag}" needs a library that is not installed ({error}): pip install "smoothgen[{extra}]", or '
-            "remove it from loggers"
-        ) from error
 
 
 def numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:

@@ -10,8 +10,10 @@ from typing import Any
 
 from smoothgen.checkpoint import CONFIG_FILE, write_atomically
 from smoothgen.config import ExperimentConfig
-from smoothgen.errors import CheckpointError
-from smoothgen.run_directory import EVALUATION, RunDirectory
+from smoothgen.documents import read_json
+from smoothgen.errors import CheckpointError, DocumentError
+from smoothgen.regular_file import is_regular
+from smoothgen.run_directory import ENVIRONMENT, EVALUATION, RunDirectory
 
 CARD = "README.md"
 FRONT = """---
@@ -43,7 +45,7 @@ def model_card(run: Path) -> str:
     description = _json(run / CONFIG_FILE)
     if not description:
         raise CheckpointError(f"{run / CONFIG_FILE} does not exist: a card describes a finished run")
-    metrics, environment = _json(run / EVALUATION), _json(run / "environment.json")
+    metrics, environment = _json(run / EVALUATION), _json(run / ENVIRONMENT)
     event = description["event"]
     image = len(event["shape"]) == 3
     parts = [
@@ -71,11 +73,12 @@ def model_card(run: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    """What a file of the run holds, nothing where there is no such file."""
+    if not is_regular(path):
         return {}
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value: dict[str, Any] = read_json(path)
+    except (DocumentError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); evaluate or train again") from error
     return value
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from smoothgen.device import CPU
 from smoothgen.permutation import Bijection
 
 DRAWN = 2**20
@@ -41,4 +42,4 @@ def spread(n: int, most: int) -> Tensor:
     """Up to `most` of 0 .. n - 1, spread evenly, int64, on the CPU."""
     # float32, on which published results rest, counts up to 2^24
     dtype = torch.float32 if n <= 2**24 else torch.float64
-    return torch.linspace(0, n - 1, min(most, n), dtype=dtype).long()
+    return torch.linspace(0, n - 1, min(most, n), dtype=dtype, device=CPU).long()

@@ -85,6 +85,7 @@ class Trainer:
         Raises Interrupted after a signal, with the state saved; NonFiniteError; CheckpointError.
         """
         if self.run is not None:
+            self.policy.barrier()  # the main process may still be writing experiment.yaml
             _ = self._fingerprint  # of the data as they are now: they may be gone when a state has to be saved
         saved = self._read_checkpoint() if resume and self.run and self.run.has_checkpoint else None
         first = 0 if saved is None else saved[1]["stage"]

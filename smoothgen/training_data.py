@@ -25,6 +25,11 @@ class Request:
     size: int
     micro_batches: int
 
+    @property
+    def first(self) -> int:
+        """The place of its first example in the order of the epochs, one after the other."""
+        return (self.step * self.micro_batches + self.micro) * self.size
+
     def after(self, processes: int) -> Request:
         """What the same process asks for next, as the trainer shares micro-batches out."""
         micro = self.micro + processes
@@ -64,22 +69,21 @@ class TrainingData:
             self._ahead.close()
 
     def _read(self, request: Request) -> Split:
-        first = (request.step * request.micro_batches + request.micro) * request.size
-        return self.examples.rows(self._rows(request.stage, first, request.size))
+        return self.examples.rows(self._rows(request))
 
     def which(self, stage: str, step: int, micro: int, size: int, micro_batches: int) -> Tensor | None:
         """The rows of the training split that a micro-batch holds, (size,); None for fresh draws."""
         if self.source.fresh:
             return None
-        return self._rows(stage, (step * micro_batches + micro) * size, size)
+        return self._rows(Request(stage, step, micro, size, micro_batches))
 
-    def _rows(self, stage: str, first: int, size: int) -> Tensor:
+    def _rows(self, request: Request) -> Tensor:
         n = len(self.examples)
-        parts, remaining, position = [], size, first
+        parts, remaining, position = [], request.size, request.first
         while remaining:
             epoch, offset = divmod(position, n)
             index, inside = divmod(offset, page_length(n))
-            part = self._page(stage, epoch, index)[inside : inside + remaining]
+            part = self._page(request.stage, epoch, index)[inside : inside + remaining]
             parts.append(part)
             remaining -= len(part)
             position += len(part)

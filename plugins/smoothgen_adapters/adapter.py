@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ from pydantic import JsonValue, field_validator, model_validator
 from torch import Tensor, nn
 
 from smoothgen.density_model import DensityModel, DensityModelConfig
-from smoothgen.errors import ConfigError, DependencyError
+from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.wrapping.faults import check_names
 from smoothgen.wrapping.foreign import recognise
@@ -63,17 +62,6 @@ class AdapterConfig(DensityModelConfig):
 
 
 _EXAMINED: set[tuple[str, str, ContextSpec | None]] = set()
-
-
-def imported(name: str, tag: str, extra: str) -> Any:
-    """A library, imported when a density is built. Raises DependencyError naming the extra that has it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise DependencyError(
-            f"density {tag} needs {name.partition('.')[0]}, which cannot be imported ({error}); "
-            f"install the extra that has it: pip install 'smoothgen[{extra}]'"
-        ) from error
 
 
 def refuse_one_coordinate(tag: str, flow: str, event: EventSpec) -> None:

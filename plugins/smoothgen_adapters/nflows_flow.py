@@ -11,7 +11,8 @@ from torch import nn
 from smoothgen.density_model import DensityModel
 from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
-from smoothgen_adapters.adapter import AdapterConfig, BaseEncoder, imported, refuse_one_coordinate
+from smoothgen.extras import required
+from smoothgen_adapters.adapter import AdapterConfig, BaseEncoder, refuse_one_coordinate
 from smoothgen_adapters.arguments import (
     ACTIVATION,
     BINS,
@@ -101,8 +102,8 @@ class NflowsConfig(AdapterConfig):
         size = event.dimensions
         if self.flow in COUPLINGS:
             refuse_one_coordinate("nflows", self.flow, event)
-        imported("nflows.transforms", "nflows", "bench")
-        flows = imported("nflows.flows", "nflows", "bench")
+        required("nflows.transforms", "density nflows", "bench")
+        flows = required("nflows.flows", "density nflows", "bench")
         given = with_activation(self.checked_arguments(), functions=True)
         if self.flow in WHOLE:
             if context is not None:
@@ -119,14 +120,14 @@ class NflowsConfig(AdapterConfig):
         return self.wrapped(flow, event, context)
 
     def _base(self, size: int, features: int | None) -> nn.Module:
-        normal = imported("nflows.distributions.normal", "nflows", "bench")
+        normal = required("nflows.distributions.normal", "density nflows", "bench")
         if features is None:
             return normal.StandardNormal([size])
         return normal.ConditionalDiagonalNormal([size], BaseEncoder(features, self.encoder, size))
 
 
 def _transforms() -> Any:
-    return imported("nflows.transforms", "nflows", "bench")
+    return required("nflows.transforms", "density nflows", "bench")
 
 
 def _layer(name: FlowName, size: int, features: int | None, index: int, given: dict[str, Any]) -> nn.Module:
@@ -138,7 +139,7 @@ def _layer(name: FlowName, size: int, features: int | None, index: int, given: d
     rest = {**DEFAULTS, **{key: value for key, value in given.items() if key not in SPLINE}}
     if name not in COUPLINGS:
         return transform(features=size, context_features=features, **spline, **rest)
-    nets = imported("nflows.nn.nets", "nflows", "bench")
+    nets = required("nflows.nn.nets", "density nflows", "bench")
     mask = torch.ones(size)
     mask[index % 2 :: 2] = -1
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from smoothgen.density_model import DensityModel
 from smoothgen.event import ContextSpec, EventSpec
-from smoothgen_adapters.adapter import AdapterConfig, imported, refuse_one_coordinate
+from smoothgen.extras import required
+from smoothgen_adapters.adapter import AdapterConfig, refuse_one_coordinate
 from smoothgen_adapters.arguments import (
     ACTIVATION,
     BINS,
@@ -69,7 +70,7 @@ class ZukoConfig(AdapterConfig):
     def build(self, event: EventSpec, context: ContextSpec | None = None) -> DensityModel:
         if self.flow in ("NICE", "RealNVP"):
             refuse_one_coordinate("zuko", self.flow, event)
-        flows = imported("zuko.flows", "zuko", "peers")
+        flows = required("zuko.flows", "density zuko", "peers")
         flow = getattr(flows, self.flow)(
             event.dimensions, 0 if context is None else context.dimensions, **with_activation(self.checked_arguments())
         )

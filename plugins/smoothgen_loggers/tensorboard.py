@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 from pydantic import PositiveInt
 
-from smoothgen.logger import Logger, LoggerConfig, Record, Status, numbers, required
+from smoothgen.extras import required
+from smoothgen.logger import Logger, LoggerConfig, Record, Status, numbers
 
 FOLDER, EVENTS = "tensorboard", "events.out.tfevents.*"
 
@@ -66,7 +67,8 @@ class TensorBoardConfig(LoggerConfig):
     flush_seconds: PositiveInt = 30
 
     def build(self) -> TensorBoardLogger:
-        return TensorBoardLogger(required("torch.utils.tensorboard", "tensorboard", "tensorboard"), self.flush_seconds)
+        module = required("torch.utils.tensorboard", 'logger "tensorboard"', "tensorboard", "tensorboard")
+        return TensorBoardLogger(module, self.flush_seconds)
 
 
 def _indented(config: dict[str, Any]) -> str:

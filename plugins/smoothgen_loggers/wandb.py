@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from smoothgen.checkpoint import write_json
 from smoothgen.errors import ConfigError
-from smoothgen.logger import Logger, LoggerConfig, Record, Status, numbers, required
+from smoothgen.extras import required
+from smoothgen.logger import Logger, LoggerConfig, Record, Status, numbers
 
 FOLDER, IDENTITY = "wandb", "smoothgen-run.json"
 
@@ -93,7 +94,7 @@ class WandbConfig(LoggerConfig):
     group: str | None = None
 
     def build(self) -> WandbLogger:
-        library = required("wandb", "wandb", "wandb")
+        library = required("wandb", 'logger "wandb"', "wandb")
         if self.mode == "online" and not library.api.api_key:
             raise ConfigError(
                 'logger "wandb": mode online needs a login; run "wandb login" first, or use mode: offline'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -12,8 +11,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Generator, Tensor, nn
 
 from smoothgen.density_model import DensityModel, DensityModelConfig
-from smoothgen.errors import ConfigError, DependencyError
+from smoothgen.errors import ConfigError
 from smoothgen.event import ContextSpec, EventSpec
+from smoothgen.extras import required
 from smoothgen.frame import Frame
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
@@ -119,15 +119,4 @@ class ZukoNSFConfig(DensityModelConfig):
     def build(self, event: EventSpec, context: ContextSpec | None = None) -> DensityModel:
         if not self.hidden:
             raise ConfigError("zuko_nsf: hidden needs at least one layer")
-        return ZukoNSF(event, context, self, import_zuko())
-
-
-def import_zuko() -> ModuleType:
-    """zuko, imported when a flow is built. Raises DependencyError where it cannot be."""
-    try:
-        return importlib.import_module("zuko")
-    except ImportError as error:
-        raise DependencyError(
-            f"density zuko_nsf needs zuko, which cannot be imported ({error}); "
-            "install the extra that has it: pip install 'smoothgen[peers]'"
-        ) from error
+        return ZukoNSF(event, context, self, required("zuko", "density zuko_nsf", "peers"))

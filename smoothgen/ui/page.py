@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from smoothgen.errors import DependencyError, SmoothgenError
+from smoothgen.errors import SmoothgenError
+from smoothgen.extras import required
 from smoothgen.ui.workbench import Workbench
 
 POINTS = 500
@@ -18,11 +19,7 @@ def gradio() -> Any:
     """The library, told to report nothing to anybody. Raises DependencyError without the extra `ui`."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
-        import gradio
-    except ImportError as error:
-        raise DependencyError(f"the page needs gradio ({error}); pip install 'smoothgen[ui]'") from error
-    return gradio
+    return required("gradio", "the page", "ui")
 
 
 def page(workbench: Workbench, title: str) -> Any:
@@ -123,13 +120,22 @@ def _denoise(gr: Any, workbench: Workbench) -> None:
     gr.Button("Denoise", variant="primary").click(_told(gr, show), inputs, outputs, api_name="denoise")
 
 
+def _inpaint_controls(
+    gr: Any, workbench: Workbench, what: str, draws: tuple[int, int], particles: tuple[int, int]
+) -> tuple[Any, ...]:
+    """Which example, how many draws and particles (the most, and at first), and the seed."""
+    with gr.Row():
+        return (
+            gr.Slider(0, len(workbench.x) - 1, 0, step=1, label="test example" if workbench.is_image else "test row"),
+            gr.Slider(1, draws[0], draws[1], step=1, label=what),
+            gr.Slider(1, particles[0], particles[1], step=1, label="particles"),
+            _seed(gr),
+        )
+
+
 def _inpaint_image(gr: Any, workbench: Workbench) -> None:
     gr.Markdown("Paint over what should be drawn anew. The rest of the image stays as it is.")
-    with gr.Row():
-        index = gr.Slider(0, len(workbench.x) - 1, 0, step=1, label="test example")
-        draws = gr.Slider(1, 16, 4, step=1, label="completions")
-        particles = gr.Slider(1, 64, 8, step=1, label="particles")
-        seed = _seed(gr)
+    index, draws, particles, seed = _inpaint_controls(gr, workbench, "completions", (16, 4), (64, 8))
     with gr.Row():
         brush = gr.Brush(default_size=max(4, 3 * workbench.enlargement // 2), colors=["#ee6677"], color_mode="fixed")
         editor = gr.ImageEditor(
@@ -153,11 +159,7 @@ def _inpaint_image(gr: Any, workbench: Workbench) -> None:
 
 def _inpaint_columns(gr: Any, workbench: Workbench) -> None:
     gr.Markdown("Choose a row and the columns to draw anew. The others are given.")
-    with gr.Row():
-        index = gr.Slider(0, len(workbench.x) - 1, 0, step=1, label="test row")
-        draws = gr.Slider(1, 500, 100, step=1, label="draws")
-        particles = gr.Slider(1, 256, 32, step=1, label="particles")
-        seed = _seed(gr)
+    index, draws, particles, seed = _inpaint_controls(gr, workbench, "draws", (500, 100), (256, 32))
     columns = gr.CheckboxGroup(list(workbench.names), value=[workbench.names[-1]], label="drawn anew")
     button = gr.Button("Fill", variant="primary")
     plot = _picture(gr, "Draws beside the data")

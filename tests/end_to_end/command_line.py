@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,3 +72,15 @@ def run(*arguments: str | Path, cwd: Path, path: Path | None = None) -> Answer:
     process = start(*arguments, cwd=cwd, path=path)
     out, err = process.communicate(timeout=200)
     return Answer(process.returncode, out, err)
+
+
+def until_done(fit: Callable[[bool], object], interruption: type[BaseException], most: int = 9) -> None:
+    """Calls `fit(resume)`, and resumes it after every interruption, of which there has to be one."""
+    resume = False
+    for _ in range(most):
+        try:
+            fit(resume)
+            break
+        except interruption:
+            resume = True
+    assert resume, "the run never failed, so nothing was tested"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import TINY
+from command_line import TINY, until_done
 from safetensors.torch import load_file
 
 import smoothgen
@@ -148,13 +148,7 @@ def test_a_resume_answers_as_the_run_without_a_kill(tmp_path, monkeypatch, actio
     smoothgen.fit(config, tmp_path / "whole")
     answered |= {("density", 16, 0), ("density", 20, 1 if action == "rollback" else 0), ("inverter", 33, 0)}
     answered |= {("inverter", 33, 1), ("inverter", 12, 0)}
-    resume = False
-    for _ in range(8):
-        try:
-            smoothgen.fit(config, tmp_path / "cut", resume=resume)
-            break
-        except Killed:
-            resume = True
+    until_done(lambda resume: smoothgen.fit(config, tmp_path / "cut", resume=resume), Killed)
     assert len(kills) >= 3
     assert same(tmp_path / "whole", tmp_path / "cut")
     assert records(tmp_path / "whole") == records(tmp_path / "cut")

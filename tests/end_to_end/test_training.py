@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import TINY, run, start
+from command_line import TINY, run, start, until_done
 from safetensors.torch import load_file
 
 import smoothgen
@@ -64,6 +64,14 @@ def fail_at(monkeypatch, steps):
     monkeypatch.setattr(Trainer, "_step", step)
 
 
+def cut_short(monkeypatch, config, run_dir):
+    """A run that dies at its thirtieth step."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, {30})
+        with pytest.raises(PlannedFailure):
+            smoothgen.fit(config, run_dir)
+
+
 def test_a_run_leaves_everything_behind(tmp_path):
     result = smoothgen.fit(tiny(baseline={"type": "made", "hidden": [16]}), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -106,14 +114,7 @@ def test_a_resumed_run_ends_with_the_very_weights(tmp_path, monkeypatch, changes
     config = tiny(**changes)
     smoothgen.fit(config, tmp_path / "whole")
     fail_at(monkeypatch, {13, 40, 71, 90})
-    resume = False
-    for _ in range(9):
-        try:
-            smoothgen.fit(config, tmp_path / "cut", resume=resume)
-            break
-        except PlannedFailure:
-            resume = True
-    assert resume, "the run never failed, so nothing was tested"
+    until_done(lambda resume: smoothgen.fit(config, tmp_path / "cut", resume=resume), PlannedFailure)
     assert_same_bits(tmp_path / "whole", tmp_path / "cut")
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "cut")
 
@@ -198,10 +199,7 @@ def test_one_writer_at_a_time_and_no_overwriting(tmp_path):
 
 
 def test_resume_refuses_another_configuration(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        fail_at(patch, {30})
-        with pytest.raises(PlannedFailure):
-            smoothgen.fit(tiny(), tmp_path / "run")
+    cut_short(monkeypatch, tiny(), tmp_path / "run")
     with pytest.raises(ConfigError, match="started with another kernel"):
         smoothgen.fit(tiny(kernel__sigma=0.2), tmp_path / "run", resume=True)
 
@@ -209,10 +207,7 @@ def test_resume_refuses_another_configuration(tmp_path, monkeypatch):
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(tmp_path, monkeypatch):
     config = tiny()
     smoothgen.fit(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        fail_at(patch, {30})
-        with pytest.raises(PlannedFailure):
-            smoothgen.fit(config, tmp_path / "run")
+    cut_short(monkeypatch, config, tmp_path / "run")
     checkpoint, former = (tmp_path / "run" / f"checkpoint{name}.safetensors" for name in ("", ".previous"))
     newest = checkpoint.read_bytes()
     assert newest != former.read_bytes()
@@ -233,10 +228,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(tmp_path, monke
 def test_a_kill_between_keeping_the_former_and_naming_the_new_loses_nothing(tmp_path, monkeypatch):
     config = tiny()
     smoothgen.fit(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        fail_at(patch, {30})
-        with pytest.raises(PlannedFailure):
-            smoothgen.fit(config, tmp_path / "run")
+    cut_short(monkeypatch, config, tmp_path / "run")
     (tmp_path / "run/checkpoint.safetensors").replace(tmp_path / "run/checkpoint.previous.safetensors")
     smoothgen.fit(config, tmp_path / "run", resume=True)
     assert_same_bits(tmp_path / "whole", tmp_path / "run")

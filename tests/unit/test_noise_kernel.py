@@ -313,6 +313,13 @@ def test_median_rule_looks_at_two_thousand_examples():
     assert median_sigma(data) == median_sigma(data, most=2000) != median_sigma(data, most=2001)
 
 
+def test_median_rule_works_where_the_data_are():
+    """Whatever the default device is."""
+    data = torch.tensor([[0.0], [3.0]])
+    with torch.device("meta"):
+        assert median_sigma(data) == pytest.approx(1.5)
+
+
 def test_median_rule_measures_in_double_precision():
     """sqrt(1 + 4 + 9) / (2 sqrt(3)) from float32 data, further than float32 knows it."""
     data = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]], dtype=torch.float32)
