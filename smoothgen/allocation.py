@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from smoothgen.device import NOWHERE
 from smoothgen.errors import CheckpointError, SmoothgenError
 from smoothgen.event import EventSpec
 from smoothgen.limits import BUILD_BYTES, BUILD_FACTOR, EVENT_DIMENSIONS
@@ -61,7 +62,7 @@ def _predicted(func: Any, args: Any, kwargs: Any, inputs: list[Any]) -> int:
     """Bytes of what a function would make, from the shapes alone."""
     args, placed = tree_map(_without_storage, (args, kwargs))
     if not any(isinstance(value, Tensor) for value in inputs):
-        placed["device"] = "meta"
+        placed["device"] = NOWHERE
     try:
         return _made(func(*args, **placed), tree_leaves((args, placed)))
     except NotImplementedError:  # the size depends on values (nonzero): an index of every axis for each of them
@@ -82,7 +83,7 @@ def _made(result: Any, inputs: list[Any]) -> int:
 
 
 def _without_storage(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, Tensor) else value
+    return value.to(NOWHERE) if isinstance(value, Tensor) else value
 
 
 def _could_be_large(inputs: list[Any]) -> bool:

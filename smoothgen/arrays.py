@@ -64,13 +64,13 @@ def _read_npy(path: Path, key: str | None) -> np.ndarray:
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
     with open_regular(path) as packed, zipfile.ZipFile(packed) as archive:
-        members = _members(archive, path)
+        members = members_of(archive, path)
         info = members[choose_key(list(members), key, path)]
         with archive.open(info) as file:
             return _checked_npy(file, info.file_size, f"{path}: {info.filename}")
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+def members_of(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     """The arrays of a .npz by name. Nothing is unpacked to disk, so a name is never a path; odd ones are refused."""
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
@@ -91,17 +91,23 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     return members
 
 
-def _checked_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
-    """Reads one .npy stream of `size` bytes, once its header promises no more than that."""
+def read_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape, whether it is in Fortran order, and the type of one .npy stream. Raises DataError for no array."""
     version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise DataError(f"{name} holds Python objects, which only pickle could read; save a numeric array")
     if dtype.itemsize == 0 or len(shape) > 32 or any(type(axis) is not int or axis < 0 for axis in shape):
         raise DataError(
             f"{name}: its header promises shape {shape!r:.80} of {dtype}, which is no array; write it again"
         )
+    return shape, fortran, dtype
+
+
+def _checked_npy(file: IO[bytes], size: int, name: str) -> np.ndarray:
+    """Reads one .npy stream of `size` bytes, once its header promises no more than that."""
+    shape, fortran, dtype = read_header(file, name)
     wanted = math.prod(shape) * dtype.itemsize
     if wanted > size:
         raise DataError(f"{name}: its header promises {wanted} bytes, the file has {size}; it is cut short or damaged")

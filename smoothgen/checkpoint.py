@@ -205,7 +205,7 @@ def load_model(directory: Path) -> DensityModel:
     if not is_regular(path):
         hint = (
             "training has not finished"
-            if (directory / "checkpoint.safetensors").exists()
+            if is_regular(directory / "checkpoint.safetensors")
             else "no model is saved there"
         )
         raise CheckpointError(f"{path} does not exist: {hint}; give the directory of a finished run")

@@ -51,6 +51,15 @@ class OptimizerGroup(BaseModel):
     params: list[str]
 
 
+class StoredFingerprint(BaseModel):
+    """`smoothgen.fingerprint.fingerprint` as it was written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    config: dict[str, str]
+    data: str
+
+
 class CheckpointMetadata(BaseModel):
     """stages: the run's; stage: the index of the one in progress; position, optimizer_groups: its state, empty where
     none is. records: lines of metrics.jsonl. micro_batches: of a step, over all processes. Further keys are kept.
@@ -64,6 +73,7 @@ class CheckpointMetadata(BaseModel):
     optimizer_groups: list[OptimizerGroup]
     records: Count
     micro_batches: PositiveInt
+    fingerprint: StoredFingerprint | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -83,6 +93,18 @@ def check_metadata(metadata: Mapping[str, Any], stages: Sequence[str], source: P
     if found.stages != list(stages):
         names = ", ".join(found.stages)
         raise CheckpointError(f"{source} has the stages {names:.200}, this run {', '.join(stages)}")
+
+
+def check_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where a stored state lacks a tensor of the module, or has another one or another shape. torch's
+    loader of whole states keeps what is missing as it is, without a word.
+    """
+    own = module.state_dict()
+    for name in (*(own.keys() - tensors.keys()), *(tensors.keys() - own.keys())):
+        raise ValueError(f"{name:.80} is in the stored weights or in the model, but not in both")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, this model {tuple(value.shape)}")
 
 
 def check_optimizer(

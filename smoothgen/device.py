@@ -19,6 +19,8 @@ from smoothgen.errors import ConfigError, DeviceError
 
 CPU = torch.device("cpu")
 """Where indices and files' contents are, whatever device tensors are made on by default."""
+NOWHERE = "meta"
+"""The device of tensors that have a shape and no memory."""
 
 
 class DeviceConfig(StrictModel):

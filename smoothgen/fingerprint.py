@@ -9,6 +9,7 @@ from typing import Any
 from smoothgen.checksums import digest
 from smoothgen.config import read_yaml
 from smoothgen.errors import CheckpointError
+from smoothgen.regular_file import is_regular
 from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
 from smoothgen.training_data import TrainingData
@@ -21,7 +22,7 @@ def fingerprint(run: RunDirectory, data: TrainingData) -> dict[str, Any]:
     """`config`: a digest of each of the run's keys. `data`: one of the training examples and their context, of all, or
     of some thousands spread evenly where they are streamed."""
     path = run.path / EXPERIMENT
-    stored = read_yaml(path) if path.is_file() else {}
+    stored = read_yaml(path) if is_regular(path) else {}
     keys = {key: digest({}, {key: value}) for key, value in stored.items() if key not in FREE}
     return {"config": keys, "data": _digest_of_examples(data)}
 

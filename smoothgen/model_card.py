@@ -11,7 +11,7 @@ from typing import Any
 from smoothgen.checkpoint import CONFIG_FILE, write_atomically
 from smoothgen.config import ExperimentConfig
 from smoothgen.documents import read_json
-from smoothgen.errors import CheckpointError, DocumentError
+from smoothgen.errors import CheckpointError
 from smoothgen.regular_file import is_regular
 from smoothgen.run_directory import ENVIRONMENT, EVALUATION, RunDirectory
 
@@ -77,9 +77,11 @@ def _json(path: Path) -> dict[str, Any]:
     if not is_regular(path):
         return {}
     try:
-        value: dict[str, Any] = read_json(path)
-    except (DocumentError, OSError) as error:
+        value = read_json(path)
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); evaluate or train again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged (no keys and values); evaluate or train again")
     return value
 
 

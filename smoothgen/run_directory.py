@@ -203,13 +203,13 @@ class LogRecord(BaseModel):
 class SearchedRung(BaseModel):
     """A rung of the search for sigma, as `successive_halving.Rung` was written."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     steps: PositiveInt
-    candidates: tuple[PositiveFloat, ...]
-    scores: tuple[float | None, ...]
-    behind: tuple[float | None, ...]
-    stderr: tuple[float | None, ...]
+    candidates: list[PositiveFloat]
+    scores: list[float | None]
+    behind: list[float | None]
+    stderr: list[float | None]
     seconds: float
 
     @model_validator(mode="after")
@@ -222,7 +222,7 @@ class SearchedRung(BaseModel):
 class SearchRecord(BaseModel):
     """sigma_search.json: see `SigmaSearch.run`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     sigma: PositiveFloat
     finished: bool

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothgen.checkpoint_metadata import check_optimizer
+from smoothgen.checkpoint_metadata import check_optimizer, check_weights
 from smoothgen.device import DevicePolicy
 from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.objectives import Objective
@@ -67,6 +67,8 @@ class Training:
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any], policy: DevicePolicy) -> None:
         """The inverse of `state`. Raises ValueError and more where the state is not of this stage."""
+        for part in ("weights", "average", *(("best",) if section(tensors, "best") else ())):
+            check_weights(self.objective, section(tensors, part))
         check_optimizer(self.objective, self.optimizer, section(tensors, "optimizer"), values["optimizer_groups"])
         self.position = Position(**values["position"])
         self.best = {name: policy.place(value) for name, value in section(tensors, "best").items()}

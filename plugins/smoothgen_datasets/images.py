@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from smoothgen.data_source import DataSource, DataSourceConfig, SplitName
 from smoothgen.errors import DataError
-from smoothgen.limits import UNPACKED_BYTES
+from smoothgen.limits import PICTURE_PIXELS, UNPACKED_BYTES
 from smoothgen_datasets.files import DataPath
 from smoothgen_datasets.pictures import CHANNELS, ENDINGS, Header, Mode, Size, read_header, read_pixels
 from smoothgen_datasets.pixels import DataWarning, Pixels, PixelSource
@@ -119,8 +119,8 @@ def find_pictures(folder: Path) -> list[Path]:
     Raises DataError where there are none, and for links that lead outside or to a folder.
     """
     endings = ", ".join(ENDINGS)
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.exists(folder) else "does not exist"
         raise DataError(f"{folder} {what}; set path to a folder with pictures ({endings}) (nothing is downloaded)")
     root = folder.resolve()
     found, others = [], Counter[str]()
@@ -202,6 +202,8 @@ def _size(config: ImagesConfig, headers: dict[Path, Header]) -> Size:
     """The size of every example. Raises DataError with the first picture of another, unless they are resized."""
     first = next(iter(headers))
     size = config.size or headers[first].size
+    if excess := PICTURE_PIXELS.excess(size[0] * size[1]):
+        raise DataError(f"data.size {_by(size)} has {size[0] * size[1]} pixels, {excess}; or choose a smaller one")
     if config.resize == "refuse":
         off = [header for header in headers.values() if header.size != size]
         if off:

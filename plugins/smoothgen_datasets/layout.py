@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import zipfile
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from safetensors import safe_open
 
-from smoothgen.arrays import choose_key
+from smoothgen.arrays import choose_key, members_of, read_header
+from smoothgen.documents import parse_json
 from smoothgen.errors import DataError
+from smoothgen.regular_file import open_regular
+from smoothgen.tensor_file import open_tensors
 
 SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1", "U8": "|u1", "I8": "|i1",
@@ -81,22 +82,20 @@ def _damage(path: Path) -> Iterator[None]:
 def _npy(path: Path, key: str | None, size: int) -> tuple[Layout, int]:
     if key is not None:
         raise DataError(f'{path} holds a single array, so key "{key}" cannot be looked up; leave key out')
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return _npy_stream(file, str(path)), size
 
 
 def _npz(path: Path, key: str | None, size: int) -> tuple[Layout, int]:
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    with open_regular(path) as packed, zipfile.ZipFile(packed) as archive:
+        members = members_of(archive, path)
         info = members[choose_key(list(members), key, path)]
     if info.compress_type != zipfile.ZIP_STORED:
         raise NotStreamableError(
             f"{path}: {info.filename} is compressed, so its rows cannot be read one by one; save it with np.savez, or "
             "as .npy, or set stream: never"
         )
-    if info.flag_bits & 1:
-        raise DataError(f"{path}: {info.filename} is encrypted; save it again without a password")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(info.header_offset)
         header = file.read(LOCAL_HEADER)
         name, extra = struct.unpack("<HH", header[26:30])
@@ -106,11 +105,7 @@ def _npz(path: Path, key: str | None, size: int) -> tuple[Layout, int]:
 
 
 def _npy_stream(file: IO[bytes], name: str) -> Layout:
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
-    if dtype.hasobject:
-        raise DataError(f"{name} holds Python objects, which only pickle could read; save a numeric array")
+    shape, fortran, dtype = read_header(file, name)
     if fortran and len(shape) > 1:
         raise NotStreamableError(
             f"{name} is in Fortran order, so its rows are scattered over the file; save np.ascontiguousarray(x), or "
@@ -120,13 +115,15 @@ def _npy_stream(file: IO[bytes], name: str) -> Layout:
 
 
 def _safetensors(path: Path, key: str | None, size: int) -> tuple[Layout, int]:
-    with safe_open(path, "np") as file:  # checks the whole header: offsets in order, in the file, of the right length
+    with open_tensors(
+        path, "np"
+    ) as file:  # checks the whole header: offsets in order, in the file, of the right length
         name = choose_key(list(file.keys()), key, path)
         tensor = file.get_slice(name)
         shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
     if kind not in SAFETENSORS:
         raise DataError(f"{path}: numpy lacks the type {kind}; write it again as plain numbers")
-    with path.open("rb") as raw:
+    with open_regular(path) as raw:
         (length,) = struct.unpack("<Q", raw.read(8))
-        begin, end = json.loads(raw.read(length))[name]["data_offsets"]
+        begin, end = parse_json(raw.read(length).decode())[name]["data_offsets"]
     return Layout(shape, np.dtype(SAFETENSORS[kind]), 8 + length + begin), 8 + length + end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from smoothgen.errors import DataError
+from smoothgen.regular_file import is_regular
 from smoothgen.tables import ENDINGS, Table
 from smoothgen_datasets.row_files import RowFile
 
@@ -20,15 +22,15 @@ def find_files(path: Path) -> list[Path]:
     Of a folder, its own files with an ending known here, without what begins with a dot. Raises DataError where there
     are none, or of several endings.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         found = [each for each in path.iterdir() if each.suffix.lower() in ENDINGS and not each.name.startswith(".")]
         if not found:
             deeper = any(map(Path.is_dir, path.iterdir()))
             remedy = f"for those of subfolders, set path to {path}/**/*.npy" if deeper else "put some there"
             raise DataError(f"{path} is a folder without {', '.join(ENDINGS)} files; {remedy}")
-    elif glob.has_magic(str(path)) and not path.exists():
+    elif glob.has_magic(str(path)) and not os.path.exists(path):
         found = [Path(each) for each in glob.glob(str(path), recursive=True)]
-        found = [each for each in found if each.is_file()]
+        found = [each for each in found if is_regular(each)]
         if not found:
             raise DataError(f"{path}: no file fits this pattern; mend it, or put files there")
     else:

@@ -21,8 +21,10 @@ class Stamp:
         """Raises DataError where there is no such file, or it cannot be looked at."""
         try:
             return cls.from_status(path.stat())
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}; give the path of a data file") from error
+        except (OSError, ValueError) as error:  # ValueError: no file name can hold such a path
+            raise DataError(
+                f"{path} cannot be read: {getattr(error, 'strerror', error)}; give the path of a data file"
+            ) from error
 
     @classmethod
     def from_status(cls, status: os.stat_result) -> Stamp:

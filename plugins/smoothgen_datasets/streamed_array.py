@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from smoothgen.data_source import DataSource, Examples, Split, SplitName
+from smoothgen.regular_file import is_regular
 from smoothgen_datasets.array import (
     SPLITS,
     Array,
@@ -41,7 +42,7 @@ def open_array(config: ArrayConfig) -> DataSource:
         "train": config.path, "validation": config.validation_path, "test": config.test_path
     }  # fmt: skip
     files = {name: find_files(path) for name, path in paths.items() if path is not None}
-    size = sum(path.stat().st_size for part in files.values() for path in part if path.is_file())
+    size = sum(path.stat().st_size for part in files.values() for path in part if is_regular(path))
     streams = config.stream == "always" or (config.stream == "auto" and size >= STREAM_FROM)
     if not streams and all(part == [paths[name]] for name, part in files.items()):
         return Array(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 from smoothgen.checkpoint import write_json
-from smoothgen.errors import ConfigError
+from smoothgen.documents import read_json
+from smoothgen.errors import ConfigError, RunDirectoryError
 from smoothgen.extras import required
 from smoothgen.logger import Logger, LoggerConfig, Record, Status, numbers
 
@@ -106,7 +107,10 @@ def _identity(folder: Path) -> str:
     """The run's identity at wandb: kept in the run, so that a resumed one continues it."""
     path = folder / IDENTITY
     if path.is_file():
-        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        try:
+            return re.fullmatch(r"[0-9a-z]{1,64}", read_json(path)["id"]).group()  # type: ignore[union-attr]
+        except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+            raise RunDirectoryError(f"{path} is damaged; remove it, and the run is a new one at wandb") from error
     identity = uuid.uuid4().hex[:12]
     write_json(path, {"id": identity})
     return identity

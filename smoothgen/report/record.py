@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,10 @@ from typing import Any
 
 from smoothgen.checkpoint import WEIGHTS_FILE
 from smoothgen.config import read_yaml
+from smoothgen.documents import parse_json, read_json
 from smoothgen.errors import RunDirectoryError
+from smoothgen.limits import LOG_BYTES
+from smoothgen.regular_file import is_regular, read_bytes
 from smoothgen.run_directory import ENVIRONMENT, EVALUATION, EXPERIMENT, METRICS, SIGMA_SEARCH
 from smoothgen.successive_halving import Rung
 
@@ -66,7 +68,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     directories: list[Path] = []
     for path in paths:
         seeds = sorted(path.glob(f"seed-*/{EXPERIMENT}"), key=lambda file: (len(file.parent.name), file.parent.name))
-        found = [path] if (path / EXPERIMENT).is_file() or not seeds else [file.parent for file in seeds]
+        found = [path] if is_regular(path / EXPERIMENT) or not seeds else [file.parent for file in seeds]
         directories += [directory for directory in found if directory.resolve() not in map(Path.resolve, directories)]
     return [
         replace(read_run(directory), label=label)
@@ -76,14 +78,14 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
 
 def read_run(path: Path) -> RunRecord:
     """The run in a directory. Raises RunDirectoryError where there is none, ConfigError for unreadable YAML."""
-    if not (path / EXPERIMENT).is_file():
+    if not is_regular(path / EXPERIMENT):
         raise RunDirectoryError(f"{path} holds no run ({EXPERIMENT} is missing); give a run's directory")
     notes: list[str] = []
     environment = _read_json(path / ENVIRONMENT, notes)
     evaluation = _read_json(path / EVALUATION, notes)
     search = _search(_read_json(path / SIGMA_SEARCH, notes), notes)
     metrics = _read_lines(path / METRICS, notes)
-    trained = (path / WEIGHTS_FILE).is_file()
+    trained = is_regular(path / WEIGHTS_FILE)
     if not trained:
         notes.append("Training has not ended, so there is no model yet: no samples, no densities, no likelihoods.")
     elif not evaluation:
@@ -104,10 +106,10 @@ def _labels(directories: Sequence[Path]) -> list[str]:
 
 
 def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    if not path.is_file():
+    if not is_regular(path):
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
@@ -132,13 +134,18 @@ def _search(record: dict[str, Any], notes: list[str]) -> dict[str, Any] | None:
 
 def _read_lines(path: Path, notes: list[str]) -> tuple[dict[str, Any], ...]:
     """The records of metrics.jsonl; a line that was cut short is left out, and said."""
-    if not path.is_file():
+    if not is_regular(path):
         notes.append(f"{path.name} is missing: nothing was logged yet.")
         return ()
+    try:
+        lines = read_bytes(path, LOG_BYTES).decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        notes.append(f"{path.name} cannot be read.")
+        return ()
     records, bad = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines:
         try:
-            record = json.loads(line)
+            record = parse_json(line, finite=False)
         except ValueError:
             record = None
         if isinstance(record, dict):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from smoothgen import __version__
 from smoothgen.checkpoint import write_atomically, write_json
+from smoothgen.documents import parse_json
 from smoothgen.errors import DataError
 from smoothgen.reproduction.study import Job, Outcome
 
@@ -76,7 +77,7 @@ class OutcomeStore:
         path = self.path(job)
         text = path.read_bytes()
         try:
-            document = json.loads(text)
+            document = parse_json(text.decode())
             arrays: dict[str, NDArray[Any]] = {}
             if document["arrays"] is not None:
                 packed = path.with_suffix(".npz").read_bytes()

@@ -9,6 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,6 +18,9 @@ from rich.table import Table
 
 from .readers import READERS, Reader
 from .runner import CPU_SECONDS, MEMORY, Outcome, attempt, run
+
+BEGIN, END = "<!-- fuzz:begin -->", "<!-- fuzz:end -->"
+"""What the table on the page about security stands between."""
 
 
 def main() -> int:
@@ -31,10 +35,15 @@ def main() -> int:
         return replay(readers[0], arguments.seed, arguments.replay)
     with Progress(*Progress.get_default_columns(), TimeRemainingColumn(), disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("fuzzing", total=arguments.inputs * len(readers))
-        outcomes = run(readers, arguments.inputs, arguments.seed, arguments.jobs, lambda _, n: bars.advance(bar, n))
+        outcomes = []
+        for reader in readers:  # what is done is kept, should the rest be cut short
+            done = run([reader], arguments.inputs, arguments.seed, arguments.jobs, lambda _, n: bars.advance(bar, n))
+            outcomes += done
+            if arguments.out:
+                write(arguments.out, outcomes, arguments.seed)
     show(outcomes)
-    if arguments.out:
-        write(arguments.out, outcomes, arguments.seed)
+    if arguments.page:
+        arguments.page.write_text(with_table(arguments.page.read_text(), json.loads(arguments.out.read_text())))
     return int(any(outcome.failures for outcome in outcomes))
 
 
@@ -45,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--jobs", type=int, default=1, help="processes at a time")
     made.add_argument("--out", type=Path, help="a JSON file; readers that are in it and were not run now stay")
+    made.add_argument("--page", type=Path, help="a Markdown file whose table shows what --out holds")
     made.add_argument("--replay", type=int, metavar="INPUT", help="read one input again and show the traceback")
     return made
 
@@ -117,6 +127,24 @@ def write(path: Path, outcomes: list[Outcome], seed: int) -> None:
         "readers": {reader.name: merged[reader.name] for reader in READERS if reader.name in merged},
     }
     path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def with_table(page: str, document: dict[str, Any]) -> str:
+    """The page with a table of the results between its two marks."""
+    lines = [
+        f"Seed {document['seed']}, Python {document['versions']['python']}, torch {document['versions']['torch']}:",
+        "",
+        "| reader | inputs | accepted | refused | failures | slowest, s of CPU | peak, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, each in document["readers"].items():
+        refused = ", ".join(f"{count:,} `{error}`" for error, count in each["refused"].items())
+        lines.append(
+            f"| {name} | {each['inputs']:,} | {each['accepted']:,} | {refused} | {each['failures']} | "
+            f"{each['slowest_seconds']:.2f} | {each['peak_megabytes']} |"
+        )
+    before, _, rest = page.partition(BEGIN)
+    return "\n".join([before + BEGIN, *lines, END + rest.partition(END)[2]])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from smoothgen.errors import SmoothgenError
 from smoothgen.event import EventSpec
 from smoothgen.experiment import assemble
 from smoothgen.masks import read_mask, unknown_mask
+from smoothgen.report.record import read_run
 from smoothgen.run_directory import RunDirectory
 from smoothgen.smoothed_model import SmoothedConfig
 from smoothgen.trainer import trainer_of
@@ -113,7 +114,8 @@ def sound(source: DataSource) -> None:
     """What is accepted is what the rest of the program relies on: finite examples of the declared shape."""
     for name in ("train", "validation", "test"):
         try:
-            split = source.split(name)  # type: ignore[arg-type]
+            examples = source.examples(name)  # type: ignore[arg-type]
+            split = examples.rows(torch.arange(min(len(examples), 64)))
         except SmoothgenError:
             if name == "train":
                 raise
@@ -293,7 +295,8 @@ def safetensors_seeds(directory: Path) -> list[bytes]:
 
 
 def safetensors_damage(seed: bytes, seeds: list[bytes], rng: random.Random) -> bytes:
-    return m.safetensors_mutated(seed, seeds, rng) if rng.random() < 0.7 else m.bytes_mutated(seed, seeds, rng)
+    damaged = m.safetensors_mutated(seed, seeds, rng) if rng.random() < 0.8 else m.bytes_mutated(seed, seeds, rng)
+    return m.signed(damaged) if rng.random() < 0.8 else damaged
 
 
 def read_arrays(path: Path, rng: random.Random) -> None:
@@ -310,7 +313,46 @@ def read_arrays(path: Path, rng: random.Random) -> None:
         values |= {"key": rng.choice(("x", "t2", "", "x.npy"))}
     if path.suffix == ".csv":
         values |= {"delimiter": rng.choice((*",,,,;;\t", *'\n"\0x')), "header": rng.choice((None, None, True, False))}
-    sound(ArrayConfig.model_validate(values | {"standardize": rng.random() < 0.7}).build())
+    values |= {"standardize": rng.random() < 0.7, "stream": rng.choice(("auto", "always", "never"))}
+    sound(ArrayConfig.model_validate(values).build())
+
+
+class ShardReader(Reader):
+    """A folder of arrays that are streamed as one, each sound or damaged."""
+
+    KINDS = (("npy", npy_seeds, npy_damage), ("npz", npz_plain, npz_damage), ("csv", csv_seeds, csv_damage),
+             ("safetensors", safetensors_seeds, safetensors_damage))  # fmt: skip
+
+    def prepare(self, directory: Path) -> None:
+        self.of_kind = [(ending, make(directory), damage) for ending, make, damage in self.KINDS]
+
+    def write(self, directory: Path, rng: random.Random) -> None:
+        root = directory / "shards"
+        if root.exists():
+            _emptied(root)
+        root.mkdir(exist_ok=True)
+        ending, seeds, damage = rng.choice(self.of_kind)
+        seed = rng.choice(seeds)
+        whole = rng.random() < PLAIN
+        for number in range(rng.randrange(1, 4)):
+            name = f"part-{rng.choice((number, number, number, 10**30, chr(233)))}.{ending}"
+            kind = rng.randrange(40)
+            if kind == 0:
+                (root / f"{number}.{ending}").mkdir(exist_ok=True)
+            elif kind == 1 and not (root / name).exists():
+                os.mkfifo(root / name)
+            elif not (root / name).is_fifo():
+                content = seed
+                if not whole and rng.random() < 0.5:
+                    given = npy_seeds(directory) if ending == "npz" else seeds
+                    content = damage(rng.choice(given), given, rng)
+                (root / name).write_bytes(content)
+
+    def read(self, directory: Path, rng: random.Random) -> None:
+        path = directory / "shards"
+        values = {"path": rng.choice((path, path, path / "*.np*", path / "part-*", path / "**" / "*.csv"))}
+        values |= {"stream": rng.choice(("always", "always", "auto", "never"))}
+        sound(ArrayConfig.model_validate(values).build())
 
 
 # pictures
@@ -409,6 +451,7 @@ class FolderReader(Reader):
     def read(self, directory: Path, rng: random.Random) -> None:
         values: dict[str, Any] = {"path": directory / "folder", "labels": rng.random() < 0.3}
         values |= {"mode": rng.choice(("auto", "auto", "grey", "rgb", "rgba"))}
+        values |= {"stream": rng.choice(("auto", "always", "never"))}
         if rng.random() < 0.6:
             values |= {"size": rng.choice(((4, 4), (7, 5), (100_000, 100_000), (1, 1)))}
             values |= {"resize": rng.choice(("refuse", "centre-crop-resize", "centre-crop-resize"))}
@@ -527,7 +570,13 @@ class CheckpointReader(Reader):
     def write(self, directory: Path, rng: random.Random) -> None:
         seed = rng.choice(self.seeds)
         data = seed if rng.random() < PLAIN else safetensors_damage(seed, self.seeds, rng)
-        (directory / "checkpoint.safetensors").write_bytes(data)
+        newest, former = self.run.checkpoint, self.run.former_checkpoint
+        newest, former = directory / newest.name, directory / former.name
+        former.unlink(missing_ok=True)
+        if rng.random() < 0.1:  # the newest is damaged for sure, so that the one before it is asked for
+            former.write_bytes(data)
+            data = data[: rng.randrange(9)]
+        newest.write_bytes(data)
 
     def read(self, directory: Path, rng: random.Random) -> None:
         self.run.path = directory
@@ -661,6 +710,31 @@ def read_search(path: Path, rng: random.Random) -> None:
     with_found_sigma(load_config("rings", ["kernel.sigma=auto"]) if rng.random() < 0.01 else load_config(RUN), record)
 
 
+class ReportReader(Reader):
+    """A run's folder as the report and the model card read it: each file sound, damaged or missing."""
+
+    def prepare(self, directory: Path) -> None:
+        self.files = {
+            "experiment.yaml": ([json.dumps(RUN).encode()], json_damage),
+            "metrics.jsonl": (log_seeds(directory), log_damage),
+            "sigma_search.json": (search_seeds(directory), json_damage),
+            "evaluation.json": (evaluation_seeds(directory), json_damage),
+            "environment.json": ([b'{"python": "3.11", "packages": {"torch": "2"}, "command": ["x"]}'], json_damage),
+        }
+
+    def write(self, directory: Path, rng: random.Random) -> None:
+        for name, (seeds, damage) in self.files.items():
+            kind, seed = rng.random(), rng.choice(seeds)
+            if kind < 0.1:
+                (directory / name).unlink(missing_ok=True)
+            else:
+                (directory / name).write_bytes(damage(seed, seeds, rng) if kind < 0.5 else seed)
+
+    def read(self, directory: Path, rng: random.Random) -> None:
+        record = read_run(directory)
+        assert isinstance(record.evaluation, dict) and all(isinstance(line, dict) for line in record.metrics)
+
+
 MASK_EVENT = EventSpec(shape=(1, 4, 4))
 
 
@@ -747,6 +821,7 @@ READERS: tuple[Reader, ...] = (
     NpzReader("npz", "array.npz", npy_seeds, npz_damage, read_arrays),
     FileReader("csv", "table.csv", csv_seeds, csv_damage, read_arrays),
     FileReader("safetensors", "array.safetensors", safetensors_seeds, safetensors_damage, read_arrays),
+    ShardReader("sharded arrays"),
     pictures("png", ".png", ("PNG",)),
     pictures("jpeg", ".jpg", ("JPEG",)),
     pictures("gif", ".gif", ("GIF",)),
@@ -759,6 +834,7 @@ READERS: tuple[Reader, ...] = (
     FileReader("metrics.jsonl", "metrics.jsonl", log_seeds, log_damage, read_log),
     FileReader("sigma_search.json", "sigma_search.json", search_seeds, json_damage, read_search),
     FileReader("evaluation.json", "evaluation.json", evaluation_seeds, json_damage, read_evaluation),
+    ReportReader("run of a report"),
     MaskReader("mask"),
     FileReader("feature classifier", "f.safetensors", classifier_seeds, safetensors_damage, read_classifier),
     FileReader("torchscript", "script.pt", script_seeds, m.bytes_mutated, read_script),

@@ -40,6 +40,11 @@ def _small_files_are_expected():
         yield
 
 
+def gzipped(data: bytes) -> bytes:
+    """The same bytes at every moment, so that they may name a test: gzip writes the time into its header."""
+    return gzip.compress(data, mtime=0)
+
+
 def idx(values: np.ndarray) -> bytes:
     """The idx file of an array of unsigned bytes."""
     return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
@@ -163,9 +168,9 @@ HEADER = bytes([0, 0, 8, 3])
         (HEADER + struct.pack(">3I", 2**32 - 1, 28, 28), ["promises 3367254359280 bytes"]),
         (HEADER + struct.pack(">3I", 10**6, 28, 28) + bytes(99), ["promises 784000000 bytes", "115 bytes"]),
         (b"\x1f\x8b" + bytes(30), ["cannot be read"]),
-        (gzip.compress(idx(IMAGES["train"])[:-1]), ["promises 23520 bytes", "23519 follow"]),
-        (gzip.compress(idx(IMAGES["train"]) + b"\0"), ["more than the 23520 bytes"]),
-        (gzip.compress(HEADER + struct.pack(">3I", 10**6, 28, 28)), ["promises 784000000 bytes", "cut short"]),
+        (gzipped(idx(IMAGES["train"])[:-1]), ["promises 23520 bytes", "23519 follow"]),
+        (gzipped(idx(IMAGES["train"]) + b"\0"), ["more than the 23520 bytes"]),
+        (gzipped(HEADER + struct.pack(">3I", 10**6, 28, 28)), ["promises 784000000 bytes", "cut short"]),
     ],
 )
 def test_bad_idx_files_are_refused_in_one_line(tmp_path, content, parts):
@@ -279,9 +284,9 @@ WHOLE = RECORDS["data_batch_2"].tobytes()
         (WHOLE[:3072], ["3072 bytes are no multiple"]),
         (WHOLE[:-1], [f"{len(WHOLE) - 1} bytes are no multiple"]),
         (WHOLE + b"\0", ["no multiple"]),
-        (gzip.compress(WHOLE[:-1]), ["no multiple"]),
-        (gzip.compress(WHOLE)[:-5], ["ends early"]),
-        (gzip.compress(b""), ["0 bytes"]),
+        (gzipped(WHOLE[:-1]), ["no multiple"]),
+        (gzipped(WHOLE)[:-5], ["ends early"]),
+        (gzipped(b""), ["0 bytes"]),
         (with_label(10), ["label 10 of record 3", "0 to 9"]),
         (with_label(255), ["label 255 of record 3"]),
     ],

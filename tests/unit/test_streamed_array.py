@@ -349,7 +349,7 @@ def test_python_objects_and_passwords_are_refused(tmp_path):
     raw = bytearray((tmp_path / "x.npz").read_bytes())
     raw[raw.index(b"PK\x01\x02") + 8] |= 1  # the flag of an encrypted member
     (tmp_path / "x.npz").write_bytes(bytes(raw))
-    refused("is encrypted; save it again without a password", tmp_path / "x.npz")
+    refused("is encrypted; write the arrays again", tmp_path / "x.npz")
 
 
 def test_many_numbers_of_a_csv_file_are_packed_a_piece_at_a_time(tmp_path, monkeypatch):
