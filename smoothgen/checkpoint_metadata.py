@@ -62,7 +62,8 @@ class StoredFingerprint(BaseModel):
 
 class CheckpointMetadata(BaseModel):
     """stages: the run's; stage: the index of the one in progress; position, optimizer_groups: its state, empty where
-    none is. records: lines of metrics.jsonl. micro_batches: of a step, over all processes. Further keys are kept.
+    none is. records: lines of metrics.jsonl. micro_batches: of a step of each stage, over all processes. Further keys
+    are kept.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -72,13 +73,15 @@ class CheckpointMetadata(BaseModel):
     position: StoredPosition | Annotated[dict[str, Any], Field(max_length=0)]
     optimizer_groups: list[OptimizerGroup]
     records: Count
-    micro_batches: PositiveInt
+    micro_batches: list[PositiveInt]
     fingerprint: StoredFingerprint | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.stage > len(self.stages) or (self.position and self.stage == len(self.stages)):
             raise ValueError(f"stage {self.stage} is none of the {len(self.stages)} stages")
+        if len(self.micro_batches) != len(self.stages):
+            raise ValueError(f"{len(self.stages)} stages need as many counts of micro-batches")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ import torch
 import torch.distributed as dist
 from pydantic import PositiveInt
 from torch import Generator, Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from smoothgen.component import StrictModel
-from smoothgen.errors import ConfigError, DeviceError
+from smoothgen.errors import ConfigError, DeviceError, DistributedError
+from smoothgen.launch import Launch, in_contact, leave_together
+from smoothgen.reduction import OrderedReduction, Reduction, ShardedReduction, gathered
 
 CPU = torch.device("cpu")
 """Where indices and files' contents are, whatever device tensors are made on by default."""
@@ -29,7 +33,9 @@ class DeviceConfig(StrictModel):
     device: "auto" takes the accelerator if there is one. precision: "bf16-mixed" computes networks in bfloat16 and
     likelihoods in float32. tf32: let float32 products round to tf32 on GPUs that can. compile: torch.compile, in
     place (a compile takes half a minute on two cores). strategy: how processes started by torchrun share the work.
-    threads: CPU threads; by default what torch chooses.
+    threads: CPU threads; by default what torch chooses. reproducible: the same bits for any number of processes that
+    take as many micro-batches a step together; slower. stages: "apart" trains each stage on processes of its own.
+    timeout: seconds after which a process that waits for another gives up.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -38,6 +44,9 @@ class DeviceConfig(StrictModel):
     compile: bool = False
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     threads: PositiveInt | None = None
+    reproducible: bool = False
+    stages: Literal["together", "apart"] = "together"
+    timeout: PositiveInt = 600
 
 
 class DevicePolicy:
@@ -45,11 +54,12 @@ class DevicePolicy:
 
     def __init__(self, config: DeviceConfig | None = None) -> None:
         self.config = config or DeviceConfig()
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
+        self.launch = Launch.from_environment()
+        self.world, self.rank = self.launch.world, self.launch.rank
+        self.group: dist.ProcessGroup | None = None
+        self.store: Any = None
         self.type = _resolve(self.config.device)
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device(self.type, local_rank) if self.type == "cuda" else torch.device(self.type)
+        self.device = _own_device(self.type, self.launch)
         if self.config.precision == "bf16-mixed" and self.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise DeviceError("device.precision: this GPU has no bfloat16; use 32-true")
         if self.config.strategy != "auto" and self.world == 1:
@@ -57,13 +67,30 @@ class DevicePolicy:
                 f"device.strategy: {self.config.strategy} needs several processes; start with "
                 "torchrun --nproc-per-node N -m smoothgen train ..., or use strategy auto"
             )
-        self.strategy = "single" if self.world == 1 else self.config.strategy.replace("auto", "ddp")
+        self.strategy = self._strategy()
         if self.type == "cuda":
             torch.cuda.set_device(self.device)
+            _set_deterministic(self.config.reproducible)
         torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.config.tf32
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
+
+    def _strategy(self) -> str:
+        return "single" if self.world == 1 else self.config.strategy.replace("auto", "ddp")
+
+    def of_group(self, ranks: list[int], group: dist.ProcessGroup) -> DevicePolicy:
+        """The policy of this process as one of the group's: they share a stage, as if there were no others."""
+        policy = copy.copy(self)
+        policy.world, policy.rank, policy.group = len(ranks), ranks.index(self.launch.rank), group
+        policy.strategy = policy._strategy()
+        return policy
+
+    def alone(self) -> DevicePolicy:
+        """The policy of this process for what no other takes part in; the main one stays that."""
+        policy = copy.copy(self)
+        policy.world, policy.group, policy.strategy = 1, None, "single"
+        return policy
 
     @property
     def is_main(self) -> bool:
@@ -71,14 +98,18 @@ class DevicePolicy:
         return self.rank == 0
 
     @property
-    def fuses_optimizers(self) -> bool:
-        """Whether torch has fused optimizers for the device."""
-        return self.type in ("cpu", "cuda")
+    def optimizer_options(self) -> dict[str, bool]:
+        """How torch's optimizers are to compute. The last digits of fused ones depend on where a shard ends."""
+        return {"foreach": True} if self.config.reproducible else {"fused": self._fuses}
+
+    @property
+    def _fuses(self) -> bool:
+        return self.type in ("cpu", "cuda") and not self.config.reproducible
 
     @property
     def synchronous(self) -> bool:
         """Whether reading a result costs no waiting, or the fused optimizer cannot skip a step by itself."""
-        return self.type != "cuda"
+        return self.type != "cuda" or not self._fuses
 
     @contextlib.contextmanager
     def processes(self) -> Iterator[None]:
@@ -86,16 +117,27 @@ class DevicePolicy:
         if self.world == 1 or dist.is_initialized():
             yield
             return
-        dist.init_process_group(timeout=timedelta(minutes=30), device_id=self.device if self.type == "cuda" else None)
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
+        timeout = timedelta(seconds=self.config.timeout)
+        with in_contact(self.launch, self.config.timeout):
+            store = next(rendezvous("env://", self.rank, self.world, timeout=timeout))[0]
+            self.store = store
+            dist.init_process_group(
+                store=store,
+                rank=self.rank,
+                world_size=self.world,
+                timeout=timeout,
+                device_id=self.device if self.type == "cuda" else None,
+            )
+            try:
+                yield
+                leave_together(store, self.launch)
+            finally:
+                dist.destroy_process_group()
 
     def barrier(self) -> None:
         """Waits for the other processes."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(self.group)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
@@ -106,7 +148,7 @@ class DevicePolicy:
         if self.world == 1:
             return flag
         count = flag.to(torch.int32)
-        dist.all_reduce(count, dist.ReduceOp.MAX)
+        dist.all_reduce(count, dist.ReduceOp.MAX, group=self.group)
         return count > 0
 
     def sum(self, value: float) -> float:
@@ -114,8 +156,33 @@ class DevicePolicy:
         if self.world == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64 if self.type != "mps" else torch.float32, device=self.device)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return float(total.item())
+
+    def mean(self, value: float) -> float:
+        """The mean of a number over the processes, which has the same bits in all where `reproducible`."""
+        return value if self.config.reproducible else self.sum(value) / self.world
+
+    def in_order(self, values: list[float]) -> list[float]:
+        """Numbers of all processes, as many from each, in the order 0 of all, 1 of all, ...: the same in every one."""
+        if self.world == 1:
+            return values
+        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        in_turn: list[float] = gathered(own, self.group).T.flatten().tolist()
+        return in_turn
+
+    def agree(self, what: str, digest: str) -> None:
+        """Raises DistributedError, in every process, where they do not all come with the same digest."""
+        if self.world == 1:
+            return
+        number = derived_seed(digest) >> 11  # whole numbers up to 2^52 survive as float64
+        numbers = self.in_order([float(number)])
+        others = [rank for rank, theirs in enumerate(numbers) if theirs != numbers[0]]
+        if others:
+            raise DistributedError(
+                f"process {others[0]} was started with another {what} than process 0 ({len(others)} of {self.world} "
+                "differ); start all with the same command, files and versions"
+            )
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module placed, distributed and compiled: what the training loop calls.
@@ -126,19 +193,23 @@ class DevicePolicy:
         wrapped: nn.Module = module
         if self.strategy == "fsdp":
             self._shard(module)
-        elif self.strategy == "ddp":
+        elif self.strategy == "ddp" and not self.config.reproducible:
             wrapped = nn.parallel.DistributedDataParallel(
-                module, device_ids=[self.device.index] if self.type == "cuda" else None
+                module,
+                device_ids=[self.device.index] if self.type == "cuda" else None,
+                process_group=self.group,
             )
         if self.config.compile:
             wrapped.compile()
         return wrapped
 
     def _shard(self, module: nn.Module) -> None:
-        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        mesh = init_device_mesh(self.type, (self.world,))
+        group = self.group or dist.group.WORLD
+        assert group is not None
+        mesh = DeviceMesh.from_group(group, self.type)
         mixed = self.config.precision == "bf16-mixed"
         policy = MixedPrecisionPolicy(
             param_dtype=None, reduce_dtype=torch.float32 if mixed else None, cast_forward_inputs=False
@@ -149,7 +220,7 @@ class DevicePolicy:
     @contextlib.contextmanager
     def accumulating(self, wrapped: nn.Module, last: bool) -> Iterator[None]:
         """Delays the synchronisation of gradients until the last micro-batch of a step."""
-        if last or self.strategy == "single":
+        if last or self.strategy == "single" or self.config.reproducible:
             yield
         elif self.strategy == "ddp":
             assert isinstance(wrapped, nn.parallel.DistributedDataParallel)
@@ -162,6 +233,14 @@ class DevicePolicy:
                 yield
             finally:
                 sharded.set_requires_gradient_sync(True)
+
+    def reduction(self, wrapped: nn.Module, parameters: list[nn.Parameter]) -> Reduction:
+        """How the gradients of a step's micro-batches become one."""
+        if self.world == 1 or not self.config.reproducible:
+            return Reduction(parameters)
+        if self.strategy == "fsdp":
+            return ShardedReduction(wrapped, parameters, self.group)
+        return OrderedReduction(parameters, self.group)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The mixed-precision context of forward passes."""
@@ -192,6 +271,27 @@ def seed_everything(*key: int | str) -> None:
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
+
+
+def _own_device(kind: str, launch: Launch) -> torch.device:
+    """The device of this process: on GPUs one each. Raises DeviceError where there are fewer than processes."""
+    if kind != "cuda":
+        return torch.device(kind)
+    present = torch.cuda.device_count()
+    if launch.local_rank >= present:
+        raise DeviceError(
+            f"process {launch.rank} is number {launch.local_rank + 1} on this machine, which has {present} GPUs; every "
+            f"process needs its own: --nproc-per-node {present}, or device.device=cpu"
+        )
+    return torch.device(kind, launch.local_rank)
+
+
+def _set_deterministic(flag: bool) -> None:
+    """GPU kernels that give the same bits at every call, or torch's default choice."""
+    if flag:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it; read when cuBLAS starts
+    torch.use_deterministic_algorithms(flag)
+    torch.backends.cudnn.deterministic = flag
 
 
 def _resolve(device: str) -> str:

@@ -68,6 +68,10 @@ class DeviceError(SmoothgenError, RuntimeError):
     """A device or precision that this machine does not have."""
 
 
+class DistributedError(SmoothgenError, RuntimeError):
+    """Another process of the same run died, does not answer, or runs something else."""
+
+
 class CheckpointError(SmoothgenError, RuntimeError):
     """A saved model or checkpoint that is missing, damaged, or of something else."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from smoothgen.apart import ApartTrainer, check_apart, check_continued
 from smoothgen.checkpoint import load_model, save_model
 from smoothgen.config import ExperimentConfig, StageName, load_config
 from smoothgen.data_source import DataSource
@@ -24,7 +26,7 @@ from smoothgen.logger import build_loggers
 from smoothgen.model_card import write_card
 from smoothgen.progress import Progress
 from smoothgen.row_order import SKETCH
-from smoothgen.run_directory import EXPERIMENT, RunDirectory
+from smoothgen.run_directory import EXPERIMENT, RunDirectory, versions
 from smoothgen.sigma_search import SigmaSearch, with_found_sigma
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.trainer import StageReport, Trainer, trainer_of
@@ -122,17 +124,24 @@ def fit(
     search = SigmaSearch(config, data, policy, assemble, bars) if config.kernel.searches else None
     parts = assemble(config, data) if search is None else search.checked()
     check_measurable(parts[0], data)
+    apart = policy.config.stages == "apart"
+    if apart:
+        check_apart(*parts, policy)
     with policy.processes():
+        policy.agree("configuration or version", json.dumps([config.model_dump(mode="json"), versions()]))
         if run_dir is None:
             record = None
             if search is not None:
                 record = search.run()
                 parts = search.assembled(record)
-            return _train(trainer_of(*parts, data, policy, None, bars), *parts, False, record)
+            without = ApartTrainer(*parts, data, policy, None, progress) if apart else None
+            return _train(without or trainer_of(*parts, data, policy, None, bars), *parts, False, record)
         run = RunDirectory(Path(run_dir), loggers if policy.is_main else {})
         with run.writing(resume) if policy.is_main else contextlib.nullcontext(), run.logging():
             policy.barrier()
             from_checkpoint = resume and run.has_checkpoint
+            if resume:
+                check_continued(policy, run)
             if resume and run.exists:
                 check_same(resolved(config, data), run)
             elif policy.is_main:
@@ -144,31 +153,34 @@ def fit(
                 if policy.is_main and not from_checkpoint:
                     run.describe(resolved(config, data))
                 parts = search.assembled(search.run(run))
-            trainer = trainer_of(*parts, data, policy, run, bars)
+            trainer = (
+                ApartTrainer(*parts, data, policy, run, progress)
+                if apart
+                else trainer_of(*parts, data, policy, run, bars)
+            )
             if policy.is_main and not (from_checkpoint and run.exists):
                 run.describe(parts[0])
-            return _train(trainer, *parts, from_checkpoint, run.search())
+            return _train(trainer, *parts, resume if apart else from_checkpoint, run.search())
 
 
 def _train(
-    trainer: Trainer,
+    trainer: Trainer | ApartTrainer,
     config: ExperimentConfig,
     model: SmoothedModel,
     baseline: DensityModel | None,
     resume: bool,
     search: dict[str, Any] | None,
 ) -> Result:
-    """Trains, then saves, measures and draws in the main process. search: the record of how sigma was found."""
+    """Trains and measures in all processes, saves and draws in the main one. search: how sigma was found."""
     trainer.train(resume)
     run, policy, data = trainer.run, trainer.policy, trainer.source
-    metrics: dict[str, Any] = {}
+    if policy.is_main and run is not None:
+        model.save_pretrained(run.path)
+        if baseline is not None:
+            save_model(baseline, config.baseline, run.path / "baseline")
+    directory = None if run is None else run.path
+    metrics = measure(config, model, baseline, data, policy, trainer.progress, directory)
     if policy.is_main:
-        if run is not None:
-            model.save_pretrained(run.path)
-            if baseline is not None:
-                save_model(baseline, config.baseline, run.path / "baseline")
-        directory = None if run is None else run.path
-        metrics = measure(config, model, baseline, data, policy, trainer.progress, directory)
         metrics |= {} if search is None else {"sigma_search": search}
         if run is not None:
             run.write_metrics(metrics)
@@ -176,7 +188,6 @@ def _train(
                 draw_pictures(run.path, config, model, baseline, data, policy)
             write_card(run.path)
             run.publish(metrics)
-    policy.barrier()
     return Result(model, baseline, metrics, config, None if run is None else run.path, trainer.reports)
 
 
@@ -186,17 +197,22 @@ def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
     config: `resolved`. A sigma that was to be found is the one that the run's search found, if it has ended.
     """
     both = (with_found_sigma(each, run.search()) for each in (config, run.stored_config()))
-    now, then = (each.model_dump(mode="json") for each in both)
-    changed = [
-        key
-        for key in now
-        if key not in ("name", "description", "evaluate", "device", "loggers") and now[key] != then[key]
-    ]
+    now, then = (_without_accumulate(each.model_dump(mode="json")) for each in both)
+    free = ("name", "description", "evaluate", "device", "loggers")
+    changed = [key for key in now if key not in free and now[key] != then[key]]
     if changed:
         raise ConfigError(
             f"{run.path} was started with another {', '.join(changed)}; resume with its own {EXPERIMENT}, "
             "or train in a new run directory"
         )
+
+
+def _without_accumulate(document: dict[str, Any]) -> dict[str, Any]:
+    """What counts is its product with the number of processes, which the checkpoint knows."""
+    trainer = {key: value for key, value in document["trainer"].items() if key != "accumulate"}
+    stages = get_args(StageName)
+    trainer |= {name: {key: v for key, v in trainer[name].items() if key != "accumulate"} for name in stages}
+    return document | {"trainer": trainer}
 
 
 def load(run_dir: str | Path) -> SmoothedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -101,6 +101,20 @@ class Likelihood:
         if self.effective_sample_size is not None:
             lines.append(f"  effective sample size: {self.effective_sample_size.mean().item():.1f} of {self.draws}")
         return "\n".join(lines)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers by name, (n,) each: what `with_tensors` takes."""
+        named = {"per_example": self.per_example} | {f"term {name}": value for name, value in self.terms.items()}
+        return named if self.effective_sample_size is None else named | {"draws": self.effective_sample_size}
+
+    def with_tensors(self, tensors: dict[str, Tensor]) -> Likelihood:
+        """A likelihood of the same kind with the `tensors` of other examples."""
+        return replace(
+            self,
+            per_example=tensors["per_example"],
+            terms={name: tensors[f"term {name}"] for name in self.terms},
+            effective_sample_size=tensors.get("draws"),
+        )
 
     @staticmethod
     def join(parts: list[Likelihood]) -> Likelihood:

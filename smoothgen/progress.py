@@ -30,6 +30,14 @@ def listening(listener: Callable[[float], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
+def piece(index: int, count: int) -> contextlib.AbstractContextManager[None]:
+    """For the duration, the share that is reported is that of one of `count` pieces of a longer computation."""
+    whole = _listener.get()
+    if whole is None:
+        return contextlib.nullcontext()
+    return listening(lambda share: whole((index + share) / count))
+
+
 class Bar:
     """One stage's bar."""
 

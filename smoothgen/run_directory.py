@@ -248,6 +248,12 @@ def _record(value: Any) -> dict[str, Any]:
     return value
 
 
+def versions() -> dict[str, str]:
+    """What has to be alike where several processes compute one result."""
+    plugins = {plugin.name: plugin.version for plugin in installed().plugins}
+    return {"smoothgen": __version__, "torch": str(torch.__version__)} | plugins
+
+
 def environment() -> dict[str, Any]:
     """Versions of smoothgen, python, torch and every loaded plugin, and the command."""
     packages = ("torch", "numpy", "pydantic", "pluggy", "safetensors", "normflows")

@@ -283,6 +283,12 @@ class SmoothedModel(DensityModel):
         filled = torch.where(known, x, self.event.to_data(self.event.standard().quantize(completed)))
         return (filled, self.event.to_data(x_tilde)) if return_smoothed else filled
 
+    def check_inpaintable(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The mask expanded to x's shape. Raises what `inpaint` does of bad known values, before anything is drawn."""
+        known = self.check_known(mask, x)
+        known_values(self.event, self._to_model(x), known)
+        return known
+
     def _complete(
         self,
         x: Tensor,

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import math
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from smoothgen.board import Board
 from smoothgen.checkpoint import FORMAT, load_weights, write_tensors
 from smoothgen.checkpoint_metadata import check_metadata, refusing_misfits
 from smoothgen.config import ExperimentConfig, StageName, TrainerConfig
@@ -23,7 +23,7 @@ from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy, seed_everything
 from smoothgen.diagnosis import bad_gradient, first_bad_output
 from smoothgen.ema import ExponentialMovingAverage
-from smoothgen.errors import CheckpointError, DataError, Interrupted, NonFiniteError
+from smoothgen.errors import CheckpointError, DataError, NonFiniteError
 from smoothgen.fingerprint import check_fingerprint, fingerprint
 from smoothgen.guards import bad_step, batch_report, remembered
 from smoothgen.objectives import Objective
@@ -31,11 +31,12 @@ from smoothgen.progress import Progress
 from smoothgen.recovery import newest_checkpoint
 from smoothgen.run_directory import RunDirectory
 from smoothgen.sharding import full_state, local_shard, whole
-from smoothgen.signals import StopSignals
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.stages import Stage, plan, schedule
+from smoothgen.stopping import StopRequests
 from smoothgen.training_data import TrainingData, placed
 from smoothgen.training_state import Position, Training, section
+from smoothgen.validation import validation_means
 
 CHECKPOINT_KIND = "checkpoint"
 
@@ -52,7 +53,7 @@ class Trainer:
     """Trains stages in order; the modules in them end with the averaged weights.
 
     trainees: the modules whose weights a checkpoint holds, by name; the stages' objectives are made of them.
-    reports: what each finished stage took.
+    reports: what each finished stage took. board: of the stages that other processes train at the same time.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Trainer:
         policy: DevicePolicy,
         run: RunDirectory | None = None,
         progress: Progress | None = None,
+        board: Board | None = None,
     ) -> None:
+        self.board = board
         self.config, self.seed, self.policy, self.run, self.source = config, seed, policy, run, source
         self.stages = list(stages)
         self.progress = progress or Progress(enabled=False)
@@ -75,7 +78,7 @@ class Trainer:
             stage.check_divisible(policy.world)
         self.data = TrainingData(source, policy, seed)
         self.validation = self._validation_split(source)
-        self.stop = StopSignals()
+        self.stop = StopRequests(policy, config.log_every, board)
         self.reports: dict[StageName, StageReport] = {}
         self.snapshot: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
@@ -123,17 +126,13 @@ class Trainer:
                         continue
                     mean = self._log(stage, position, {"gradient_norm": float(norm), "steps_per_second": rate})
                     best = f", best validation {position.best_loss:.4f}" if position.best_step else ""
-                    bar.update(position.step, f"loss {mean:.4f}{best} nats")
+                    bar.update(position.step, f"loss {mean:.4f}{best} nats{self._elsewhere(stage, position.step)}")
                 if position.step % self.config.validate_every == 0 or ended:
                     self._validate(stage, training)
                     clock, clock_step = time.monotonic(), position.step
-                if self._stopping(position.step):
+                if self.stop.due(position.step):
                     self._save(index, training)
-                    raise Interrupted(
-                        f"stopped by signal {self.stop.signum} at step {position.step} of stage {stage.name}; "
-                        "the state is saved, continue with --resume",
-                        self.stop.signum or signal.SIGTERM,
-                    )
+                    raise self.stop.error(f"step {position.step} of stage {stage.name}")
                 if position.step % self.config.checkpoint_every == 0:
                     self._save(index, training)
         self._finish(stage, training)
@@ -156,10 +155,11 @@ class Trainer:
             settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            fused=self.policy.fuses_optimizers,
+            **self.policy.optimizer_options,
         )
         average = ExponentialMovingAverage(parameters, settings.ema_decay)
-        training = Training(objective, wrapped, optimizer, average, parameters)
+        reduction = self.policy.reduction(wrapped, parameters)
+        training = Training(objective, wrapped, optimizer, average, parameters, reduction)
         if restored and saved is not None:
             with refusing_misfits(self.run.checkpoint if self.run else None):
                 training.restore(*saved, self.policy)
@@ -182,16 +182,18 @@ class Trainer:
             group["lr"] = self._rate(stage, position, step)
         if not training.objective.training:
             training.objective.train()
-        total: Tensor | float = 0.0
+        reduction, losses = training.reduction, []
         for k in range(settings.accumulate):
             x, context = self._micro_batch(stage, step, k, position.rollbacks)
             with self.policy.accumulating(training.wrapped, k == settings.accumulate - 1):
                 with self.policy.autocast():
-                    loss = training.wrapped(x, context) / settings.accumulate
+                    loss = training.wrapped(x, context) / reduction.parts(settings.accumulate)
                 loss.backward()
-            total = total + loss.detach()
-        norm = _clip(training.parameters, settings.clip_norm, self.policy.synchronous)
-        loss_and_norm = torch.stack([torch.as_tensor(total).to(norm.dtype), norm])
+            reduction.fold()
+            losses.append(loss.detach())
+        total = reduction.finish(losses)
+        norm = _clip(training.parameters, settings.clip_norm, self.policy)
+        loss_and_norm = torch.stack([total.to(norm.dtype), norm])
         bad = self._is_bad(position, loss_and_norm)
         if self.policy.synchronous:
             if bad:
@@ -314,8 +316,7 @@ class Trainer:
     def _log(self, stage: Stage, position: Position, more: dict[str, float]) -> float:
         """Logs the mean loss since the last line, over all processes, and returns it."""
         count = int(position.loss_count)
-        mean = float(position.loss_sum) / count if count else math.nan
-        loss = self.policy.sum(mean) / self.policy.world
+        loss = self.policy.mean(float(position.loss_sum) / count if count else math.nan)
         record = {
             "stage": stage.name,
             "step": position.step,
@@ -349,34 +350,12 @@ class Trainer:
         """Mean loss over the validation split, nats; every call sees the same noise."""
         return self._validation_means(stage, wrapped, stage.objective)[0]
 
-    @torch.no_grad()
     def _validation_means(
         self, stage: Stage, wrapped: nn.Module, objective: Objective
     ) -> tuple[float, dict[str, float]]:
         """`validation_loss` and the means of its terms. objective: what `wrapped` wraps."""
         assert self.validation is not None
-        wrapped.eval()
-        total = count = 0.0
-        terms: dict[str, float] = {}
-        chunk = min(512, stage.objective.rows_at_once)
-        starts = range(0, len(self.validation), chunk * self.policy.world)
-        for start in starts:
-            rows = slice(start + self.policy.rank * chunk, start + (self.policy.rank + 1) * chunk)
-            x = self.validation.x[rows]
-            if not len(x):  # every process takes part in every forward pass; an empty share counts for nothing
-                x, weight, rows = self.validation.x[:1], 0, slice(0, 1)
-            else:
-                weight = len(x)
-            context = None if self.validation.context is None else self.validation.context[rows]
-            seed_everything(self.seed, stage.name, start, self.policy.rank, "validate")
-            with self.policy.autocast():
-                total += float(wrapped(x, context)) * weight
-            for name, value in objective.terms.items():
-                terms[name] = terms.get(name, 0.0) + float(value) * weight
-            count += weight
-        everywhere = self.policy.sum(count)
-        means = {name: self.policy.sum(value) / everywhere for name, value in terms.items()}
-        return self.policy.sum(total) / everywhere, means
+        return validation_means(self.validation, wrapped, objective, self.policy, (self.seed, stage.name))
 
     @contextlib.contextmanager
     def _averaged(self, stage: Stage, training: Training) -> Iterator[None]:
@@ -400,6 +379,8 @@ class Trainer:
                 self.snapshot = training.state()
             return
         tensors = {f"trainees/{name}": value for name, value in self.trainees.state_dict().items()}
+        if training is not None:
+            training.position.loss_sum = self.policy.mean(float(training.position.loss_sum))
         own, values = ({}, {"position": {}, "optimizer_groups": []}) if training is None else training.state()
         if self.policy.is_main:
             metadata = {
@@ -409,23 +390,27 @@ class Trainer:
                 "stages": [stage.name for stage in self.stages],
                 **values,
                 "records": self.run.records,
-                "micro_batches": self.policy.world * (self.stages[index].settings.accumulate if training else 1),
+                "micro_batches": self._micro_batches,
                 "fingerprint": self._fingerprint,
             }
             write_tensors(self.run.checkpoint, tensors | own, metadata, self.run.former_checkpoint)
         self.policy.barrier()
+
+    @property
+    def _micro_batches(self) -> list[int]:
+        """Of a step of each stage, over all processes."""
+        return [self.policy.world * stage.settings.accumulate for stage in self.stages]
 
     def _read_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         assert self.run is not None
         tensors, metadata = newest_checkpoint(self.run, CHECKPOINT_KIND, self.policy)
         check_metadata(metadata, [stage.name for stage in self.stages], self.run.checkpoint)
         check_fingerprint(self.run.checkpoint, metadata.get("fingerprint"), self._fingerprint)
-        if metadata["position"]:
-            settings = self.stages[metadata["stage"]].settings
-            parts = settings.accumulate * self.policy.world
-            if metadata["micro_batches"] != parts:
+        then, now = metadata["micro_batches"], self._micro_batches
+        for stage, before, parts in list(zip(self.stages, then, now, strict=True))[metadata["stage"] :]:
+            if before != parts:
                 raise CheckpointError(
-                    f"{self.run.checkpoint} was written with {metadata['micro_batches']} micro-batches a step "
+                    f"{self.run.checkpoint} was written with {before} micro-batches a step of stage {stage.name} "
                     f"(accumulate x processes), this run has {parts}; continue with the same product"
                 )
         load_weights(self.trainees, section(tensors, "trainees"), self.run.checkpoint)
@@ -447,11 +432,16 @@ class Trainer:
             return None
         return placed(validation.first(self.config.validation_examples), self.policy)
 
-    def _stopping(self, step: int) -> bool:
-        """Whether a signal came; several processes agree on it every few steps."""
-        if self.policy.world == 1:
-            return self.stop.signum is not None
-        return step % self.config.log_every == 0 and self.policy.any(self.stop.signum is not None)
+    def _elsewhere(self, stage: Stage, step: int) -> str:
+        """Tells the other stages where this one is, and says where they are."""
+        if self.board is None:
+            return ""
+        self.board.tell(step, stage.settings.max_steps)
+        return self.board.status()
+
+    def save_finished(self) -> None:
+        """Writes the checkpoint of a run whose stages are all trained, if elsewhere."""
+        self._save(len(self.stages), None)
 
 
 def trainer_of(
@@ -472,14 +462,16 @@ def trainer_of(
 
 
 @torch.no_grad()
-def _clip(parameters: list[nn.Parameter], limit: float, synchronous: bool) -> Tensor:
+def _clip(parameters: list[nn.Parameter], limit: float, policy: DevicePolicy) -> Tensor:
     """The norm of all gradients together, (), after scaling them down to `limit` (0 for none); NaN stays NaN.
 
-    synchronous: reading the norm costs nothing, so that gradients within the limit need not be scaled by 1.
+    Where reading the norm costs nothing, gradients within the limit are not scaled by 1. A reproducible norm is that
+    of whole gradients, however they are sharded.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
-    if limit and not (synchronous and float(norm) <= limit):
+    measured = [whole(gradient) for gradient in gradients] if policy.config.reproducible else gradients
+    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(measured))))
+    if limit and not (policy.synchronous and float(norm) <= limit):
         factor = limit / torch.clamp(norm, min=limit)
         torch._foreach_mul_([local_shard(gradient) for gradient in gradients], factor)
     return norm

@@ -13,6 +13,7 @@ from smoothgen.checkpoint_metadata import check_optimizer, check_weights
 from smoothgen.device import DevicePolicy
 from smoothgen.ema import ExponentialMovingAverage
 from smoothgen.objectives import Objective
+from smoothgen.reduction import Reduction
 from smoothgen.sharding import full_optimizer_state, full_state, load_full_optimizer_state, load_full_state
 
 
@@ -49,6 +50,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     average: ExponentialMovingAverage
     parameters: list[nn.Parameter]
+    reduction: Reduction
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     failed_at: Tensor | None = None

@@ -35,6 +35,16 @@ def seed_numbers(text: str) -> list[int]:
         raise ConfigError(f'--seeds: expected whole numbers with commas between, got "{text}"') from None
 
 
+def refuse_processes(command: str) -> None:
+    """Raises ConfigError where torchrun started several processes of a command that shares no work between them."""
+    from smoothgen.errors import ConfigError
+    from smoothgen.launch import Launch
+
+    world = Launch.from_environment().world
+    if world > 1:
+        raise ConfigError(f"{command} runs in one process, not {world}; start it without torchrun")
+
+
 def free_directory(wanted: Path) -> Path:
     """The directory itself, or the first of wanted-2, wanted-3, ... that does not exist."""
     path, number = wanted, 1

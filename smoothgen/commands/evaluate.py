@@ -56,7 +56,10 @@ def evaluate(
     baseline = load_baseline(run)
     if baseline is not None:
         baseline = baseline.to(policy.device)
-    measured = measure(config, model, baseline, data, policy, Progress(enabled=False))
+    with policy.processes():
+        measured = measure(config, model, baseline, data, policy, Progress(enabled=False))
+    if not measured:
+        return  # another process of the same command reports
     if out is not None:
         write_json(out, measured)
     show(measured)

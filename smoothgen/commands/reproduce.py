@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smoothgen.commands.arguments import console_of_output, seed_numbers
+from smoothgen.commands.arguments import console_of_output, refuse_processes, seed_numbers
 
 
 def reproduce(
@@ -37,6 +37,7 @@ def reproduce(
             table.add_row(study.name, study.title, study.source)
         console_of_output().print(table)
         return
+    refuse_processes("reproduce")
     directory = out or Path("runs") / ("reproduction-quick" if quick else "reproduction")
     command = ["smoothgen", *(argument for argument in sys.argv[1:] if argument != "--page-only")]
     numbers = seed_numbers(seeds or ("0,1" if quick else "0,1,2"))

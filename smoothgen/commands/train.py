@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from smoothgen.commands.arguments import ConfigArgument, OverridesArgument, free_directory, seed_numbers
+from smoothgen.commands.arguments import (
+    ConfigArgument,
+    OverridesArgument,
+    free_directory,
+    refuse_processes,
+    seed_numbers,
+)
 from smoothgen.commands.tables import show
 
 
@@ -23,11 +29,14 @@ def train(
     from smoothgen.config import load_config
     from smoothgen.errors import ConfigError
     from smoothgen.experiment import fit
+    from smoothgen.launch import Launch
     from smoothgen.signals import hint
 
     loaded = load_config(config, overrides or [])
     if resume and run_dir is None:
         raise ConfigError("--resume needs --run-dir, the directory of the run to continue")
+    if run_dir is None and Launch.from_environment().world > 1:
+        raise ConfigError("several processes need --run-dir, one directory that all of them see")
     directory = run_dir or free_directory(Path("runs") / loaded.name)
     typer.echo(f"run directory: {directory}", err=True)
     with hint(f"what was saved is in {directory}, continue with --run-dir {directory} --resume"):
@@ -53,6 +62,7 @@ def compare(
     from smoothgen.errors import Interrupted
     from smoothgen.signals import hint
 
+    refuse_processes("compare")
     numbers = seed_numbers(seeds)
     loaded = load_config(config, overrides or [])
     directory = out or Path("runs") / f"{loaded.name}-comparison"

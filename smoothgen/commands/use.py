@@ -27,16 +27,24 @@ def sample(
     from smoothgen.arrays import write_array
     from smoothgen.experiment import load
     from smoothgen.progress import Progress
+    from smoothgen.shares import shared
 
     policy = policy_of(device)
     model = load(run).to(policy.device)
     context = _test_context(run, num, policy) if model.context is not None else None
-    generator = policy.generator(seed, "sample")
-    with Progress().shares("sampling"):
-        x, x_tilde = model.sample(num, context, generator=generator, return_smoothed=True)
+
+    def draw(chunk: int, rows: slice) -> dict[str, Tensor]:
+        generator, given = policy.generator(seed, "sample", chunk), None if context is None else context[rows]
+        size = rows.stop - rows.start
+        x, x_tilde = model.sample(size, given, generator=generator, return_smoothed=True)
+        return {"samples": x, "smoothed": x_tilde} if smoothed else {"samples": x}
+
+    with policy.processes(), Progress(enabled=policy.is_main).shares("sampling"):
+        drawn = shared(draw, num, policy)
+    if drawn is None:
+        return
     target = out or Path("samples.npz")
-    arrays = {"samples": x, "smoothed": x_tilde} if smoothed else {"samples": x}
-    write_array(target, arrays, model.event)
+    write_array(target, drawn, model.event)
     typer.echo(f"{num} samples of shape {model.event.shape} in {target}")
 
 
@@ -55,6 +63,7 @@ def denoise(
     from smoothgen.arrays import write_array
     from smoothgen.errors import ConfigError, DataError
     from smoothgen.experiment import load
+    from smoothgen.shares import shared
 
     if method not in ("inverter", "single-step"):
         raise ConfigError(f'--method: unknown "{method}"; choose inverter or single-step')
@@ -66,10 +75,18 @@ def denoise(
     if not bool(noisy.isfinite().all()):
         raise DataError(f"{data}: {int((~noisy.isfinite()).sum())} values are not finite; remove or fill such rows")
     chosen: Literal["inverter", "single-step"] = "single-step" if method == "single-step" else "inverter"
-    x = model.denoise(noisy, method=chosen, generator=policy.generator(seed, "denoise"))
+
+    def work(chunk: int, rows: slice) -> dict[str, Tensor]:
+        generator = policy.generator(seed, "denoise", chunk)
+        return {"denoised": model.denoise(noisy[rows], method=chosen, generator=generator)}
+
+    with policy.processes():
+        denoised = shared(work, len(noisy), policy)
+    if denoised is None:
+        return
     target = out or data.with_name(f"{data.stem}-denoised.npz")
-    write_array(target, {"denoised": x}, model.event)
-    typer.echo(f"{len(x)} examples denoised in {target}")
+    write_array(target, denoised, model.event)
+    typer.echo(f"{len(noisy)} examples denoised in {target}")
 
 
 def inpaint(
@@ -101,6 +118,7 @@ def inpaint(
     from smoothgen.errors import ConfigError
     from smoothgen.experiment import load
     from smoothgen.masks import read_mask, unknown_mask
+    from smoothgen.shares import shared
 
     policy = policy_of(device)
     model = load(run).to(policy.device)
@@ -113,13 +131,20 @@ def inpaint(
         known = ~unknown_mask(unknown, model.event, x)
     else:
         raise ConfigError("give one of --unknown (what is drawn anew) and --mask (a file: 1 where values are kept)")
-    completed = model.inpaint(
-        x, known, particles=particles, noise_draws=noise_draws, generator=policy.generator(seed, "inpaint")
-    )
+    known = model.check_inpaintable(x, known)
+
+    def work(chunk: int, rows: slice) -> dict[str, Tensor]:
+        generator = policy.generator(seed, "inpaint", chunk)
+        found = model.inpaint(x[rows], known[rows], particles=particles, noise_draws=noise_draws, generator=generator)
+        return {"inpainted": found}
+
+    with policy.processes():
+        completed = shared(work, len(x), policy)
+    if completed is None:
+        return
     target = out or data.with_name(f"{data.stem}-inpainted.npz")
-    write_array(target, {"inpainted": completed}, model.event)
-    drawn = int((~known).expand(completed.shape).sum())
-    typer.echo(f"{len(x)} examples, {drawn} of {completed.numel()} values drawn anew, in {target}")
+    write_array(target, completed, model.event)
+    typer.echo(f"{len(x)} examples, {int((~known).sum())} of {known.numel()} values drawn anew, in {target}")
 
 
 def _test_context(run: Path, num: int, policy: DevicePolicy) -> Tensor | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +18,14 @@ from smoothgen.errors import NoClosedFormError, NoDensityError
 from smoothgen.event import EventSpec
 from smoothgen.likelihood import Likelihood, standard_error
 from smoothgen.progress import Progress
+from smoothgen.shares import shared
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.training_data import placed
+
+ROWS = 500
+"""(example, draw) pairs of a chunk, whose noise comes from a generator of its own."""
+Measured = Callable[[Split, Generator], Likelihood | None]
+"""Some examples and a generator -> their likelihood, or None where there is none to measure."""
 
 
 def evaluate(
@@ -44,29 +52,32 @@ def evaluate(
         "likelihoods": {},
     }
     if settings.metrics is not None and "elbo" not in settings.metrics:
-        return results
+        return results if policy.is_main else {}
     test = placed(data.examples("test").first(settings.max_examples), policy)
     few = Split(
         test.x[: settings.importance_examples],
         None if test.context is None else test.context[: settings.importance_examples],
     )
     measured: dict[str, tuple[Likelihood, Split]] = {}
+
+    def measured_in_shares(name: str, key: int | str, of: Measured, split: Split, draws: int = 1) -> None:
+        likelihood = _in_shares(of, split, policy, (config.seed, "evaluate", key), draws)
+        if likelihood is not None:
+            measured[name] = (likelihood, split)
+
     if model.inverter.has_density:
         counts = sorted({1, *settings.importance_samples})
         with progress.stage("likelihood", len(counts)) as bar:
             for done, draws in enumerate(counts, start=1):
-                split = test if draws == 1 else few
                 name = "elbo" if draws == 1 else f"iw-{draws}"
-                generator = policy.generator(config.seed, "evaluate", draws)
-                measured[name] = (_of_model(model, split, draws, generator), split)
+                measured_in_shares(name, draws, partial(_of_model, model, draws), test if draws == 1 else few, draws)
                 bar.update(done, name)
     if data.event.levels is not None:
-        generator = policy.generator(config.seed, "evaluate", "stage-one")
-        with contextlib.suppress(NoClosedFormError):  # noise that is not independent between coordinates
-            measured["stage-one"] = (model.stage_one_likelihood(test.x, test.context, generator=generator), test)
+        measured_in_shares("stage-one", "stage-one", partial(_stage_one, model), test)
     if baseline is not None:
-        generator = policy.generator(config.seed, "evaluate", "baseline")
-        measured["baseline"] = (plain_likelihood(baseline, test, data.event, generator), test)
+        measured_in_shares("baseline", "baseline", partial(_plain, baseline, data.event), test)
+    if not policy.is_main:
+        return {}
     for name, (likelihood, split) in measured.items():
         results["likelihoods"][name] = likelihood.summary() | _gap(likelihood, split, data)
         progress.note(f"{name}: {likelihood}")
@@ -85,8 +96,36 @@ def _paired(difference: Tensor) -> dict[str, float]:
     return {"nats": difference.mean().item(), "stderr": standard_error(difference)}
 
 
-def _of_model(model: SmoothedModel, split: Split, draws: int, generator: Generator) -> Likelihood:
+def _of_model(model: SmoothedModel, draws: int, split: Split, generator: Generator) -> Likelihood:
     return model.likelihood_at(split.x, split.context, importance_samples=draws, generator=generator)
+
+
+def _stage_one(model: SmoothedModel, split: Split, generator: Generator) -> Likelihood | None:
+    with contextlib.suppress(NoClosedFormError):  # noise that is not independent between coordinates
+        return model.stage_one_likelihood(split.x, split.context, generator=generator)
+    return None
+
+
+def _plain(density: DensityModel, event: EventSpec, split: Split, generator: Generator) -> Likelihood:
+    return plain_likelihood(density, split, event, generator)
+
+
+def _in_shares(
+    of: Measured, split: Split, policy: DevicePolicy, key: tuple[int | str, ...], draws: int
+) -> Likelihood | None:
+    """The likelihood of a split in the main process, the examples shared between all; None in the others."""
+    found: list[Likelihood] = []
+
+    def work(chunk: int, rows: slice) -> dict[str, Tensor]:
+        part = Split(split.x[rows], None if split.context is None else split.context[rows])
+        likelihood = of(part, policy.generator(*key, chunk))
+        if likelihood is None:
+            return {}
+        found.append(likelihood)
+        return likelihood.tensors()
+
+    whole = shared(work, len(split), policy, max(25, ROWS // draws))
+    return found[0].with_tensors(whole) if whole else None
 
 
 @torch.no_grad()

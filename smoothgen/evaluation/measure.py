@@ -86,7 +86,7 @@ def measure(
     Sample quality ("quality"), nearest neighbours ("neighbours") and two-sample measures ("two_sample") are of the same
     samples, against the training split (where it is streamed, `reference` examples of it, spread evenly, out of
     `of`: "training_reference"), the last against fresh data where there are such; the set "test" is the floor that a
-    perfect model would reach.
+    perfect model would reach. Processes share the likelihoods and the samples; all but the main get {}.
     """
     results = evaluate(config, model, baseline, data, policy, progress)
     settings = config.evaluate
@@ -101,6 +101,8 @@ def measure(
     drawn = settings.quality_samples if quality else settings.neighbour_samples if neighbours else 0
     count = max(drawn, settings.two_sample_points if points else 0)
     sets = sample_sets(config, model, baseline, data, policy, progress, count)
+    if sets is None:
+        return {}
     examples = data.examples("train")
     train = placed(examples.sketch(_reference(model.event)), policy).x
     if examples.streamed:

@@ -15,11 +15,12 @@ from smoothgen.errors import ConfigError, NoClosedFormError
 from smoothgen.evaluation.sample_quality import quantised
 from smoothgen.progress import Progress
 from smoothgen.row_order import chosen
+from smoothgen.shares import shared
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.training_data import placed
 
 ROWS = 500
-"""Samples drawn at a time."""
+"""Samples drawn at a time, by a generator of their own."""
 
 
 def sample_sets(
@@ -30,32 +31,35 @@ def sample_sets(
     policy: DevicePolicy,
     progress: Progress,
     count: int,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor] | None:
     """`count` examples of each kind, (count, *event.shape), in the model's coordinates, as values the event can take.
 
     "two-step": model.sample, where the inverter has a density. "single-step": E[x | x_tilde] of the same x_tilde,
     where the kernel has it, and "single-step, truncated" by the causal score of the paper's released code. "baseline":
     the plain model, and "baseline, score step s" for every s of evaluate.score_steps (appendix C.6). "test": a random
     choice of test data (MNIST's first half is the easier one), as many as there are; what a perfect model would reach.
-    Contexts are those of training examples, drawn at random.
+    Contexts are those of training examples, drawn at random. Processes share the work; all but the main get None.
 
     Raises DataError for samples that are not finite.
     """
     generator = policy.generator(config.seed, "evaluate", "samples")
     contexts = _contexts(data, count, generator, policy)
-    parts: dict[str, list[Tensor]] = {}
+    seed, steps = config.seed, config.evaluate.score_steps
+
+    def draw(chunk: int, rows: slice) -> dict[str, Tensor]:
+        own = policy.generator(seed, "evaluate", "samples", chunk)
+        size, context = rows.stop - rows.start, None if contexts is None else contexts[rows]
+        drawn = _of_model(model, size, context, own)
+        if baseline is not None:
+            drawn["baseline"] = baseline.sample(size, context, generator=own)
+            drawn |= _score_steps(baseline, drawn["baseline"], context, steps)
+        bar.update(rows.stop, "")
+        return {name: quantised(x, model.event, name) for name, x in drawn.items()}
+
     with progress.stage("samples", count) as bar:
-        for start in range(0, count, ROWS):
-            size = min(ROWS, count - start)
-            context = None if contexts is None else contexts[start : start + size]
-            drawn = _of_model(model, size, context, generator)
-            if baseline is not None:
-                drawn["baseline"] = baseline.sample(size, context, generator=generator)
-                drawn |= _score_steps(baseline, drawn["baseline"], context, config.evaluate.score_steps)
-            for name, x in drawn.items():
-                parts.setdefault(name, []).append(quantised(x, model.event, name))
-            bar.update(start + size, "")
-    sets = {name: torch.cat(blocks) for name, blocks in parts.items()}
+        sets = shared(draw, count, policy, ROWS)
+    if sets is None:
+        return None
     test = data.examples("test")
     return sets | {"test": placed(test.rows(chosen(len(test), count, generator)), policy).x}
 

@@ -59,8 +59,9 @@ def test_another_format(tmp_path, monkeypatch):
 
 
 def test_another_division_of_the_batch(tmp_path, monkeypatch):
-    edit(interrupted(tiny(), tmp_path / "run", monkeypatch), micro_batches=4)
-    refused(tiny(), tmp_path / "run", r"written with 4 micro-batches a step \(accumulate x processes\), this run has 1")
+    edit(interrupted(tiny(), tmp_path / "run", monkeypatch), micro_batches=[4, 4])
+    reason = r"with 4 micro-batches a step of stage density \(accumulate x processes\), this run has 1"
+    refused(tiny(), tmp_path / "run", reason)
 
 
 @pytest.mark.parametrize(
