@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from smoothgen.component import describe
 from smoothgen.errors import CheckpointError
+from smoothgen.sharding import HOW
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-FREE = ("lr", "initial_lr", "fused", "foreach", "capturable", "params")
-"""Settings of an optimizer that the trainer or the device sets anew."""
+FREE = (*HOW, "params")
+"""Settings of an optimizer that need not be those stored."""
 
 
 class StoredPosition(BaseModel):
@@ -138,12 +139,15 @@ def check_optimizer(
         for key in given.keys() - mine.keys():
             raise ValueError(f"optimizer setting {key:.40} is unknown")
         for key in mine.keys() - set(FREE):
-            if _plain(mine[key]) != _plain(given[key]):
+            if not _same(mine[key], given[key]):
                 raise ValueError(f"optimizer setting {key} is {given[key]!r:.40}, this run's {mine[key]!r}")
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value
+def _same(mine: Any, given: Any) -> bool:
+    """Whether a setting is the same, to its type: 0 is not False, and torch's optimizers take no number for a flag."""
+    if isinstance(mine, (list, tuple)) and isinstance(given, (list, tuple)):
+        return len(mine) == len(given) and all(map(_same, mine, given))
+    return type(mine) is type(given) and bool(mine == given)
 
 
 @contextmanager

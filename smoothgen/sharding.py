@@ -16,6 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 OPTIONS = StateDictOptions(full_state_dict=True)
+HOW = ("lr", "initial_lr", "fused", "foreach", "capturable")
+"""Settings of an optimizer that the trainer sets anew at each step, or that the device asks for."""
 
 
 def full_state(module: nn.Module) -> dict[str, Tensor]:
@@ -45,12 +47,16 @@ def full_optimizer_state(
 def load_full_optimizer_state(
     module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """The inverse of `full_optimizer_state`."""
+    """The inverse of `full_optimizer_state`. How the optimizer computes is its own choice, not the stored one's."""
     state: dict[str, dict[str, Tensor]] = {}
     for path, value in tensors.items():
         name, _, key = path.rpartition("/")
         state.setdefault(name, {})[key] = value
-    whole: dict[str, Any] = {"state": state, "param_groups": groups}
+    own = [{key: group[key] for key in HOW if key in group} for group in optimizer.param_groups]
+    whole: dict[str, Any] = {
+        "state": state,
+        "param_groups": [given | how for given, how in zip(groups, own, strict=True)],
+    }
     set_optimizer_state_dict(module, optimizer, whole, options=OPTIONS)
 
 

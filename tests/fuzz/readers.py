@@ -443,9 +443,11 @@ class FolderReader(Reader):
             )
         elif kind == 2:
             os.makedirs(path)
+        elif path.is_symlink() or path.is_fifo():
+            return  # writing there would follow the link, or wait for a reader
         elif kind < 7:
             path.write_bytes(picture_damage(content, self.seeds, rng))
-        elif not path.is_symlink() and not path.is_fifo():
+        else:
             path.write_bytes(content)
 
     def read(self, directory: Path, rng: random.Random) -> None:

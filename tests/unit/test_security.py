@@ -676,6 +676,8 @@ class TestCheckpoints:
             ("optimizer_groups.0.betas", [5, 5]),
             ("optimizer_groups.0.betas", "x"),
             ("optimizer_groups.0.maximize", True),
+            ("optimizer_groups.0.maximize", 0),
+            ("optimizer_groups.0.amsgrad", 0.0),
             ("optimizer_groups.0.unheard", 1),
             ("optimizer_groups.0.params", ["x"]),
         ],
@@ -704,6 +706,14 @@ class TestCheckpoints:
             tensors[f"{section}/nobody.weight/exp_avg"] = torch.zeros(1)
         with pytest.raises(CheckpointError):
             self.resume(trainer, tensors, metadata)
+
+    def test_how_the_optimizer_computes_is_not_taken_from_the_file(self, trainer):
+        tensors, metadata = self.sound(trainer)
+        metadata["optimizer_groups"][0] |= {"fused": "x", "foreach": "y", "capturable": True}
+        write_tensors(trainer.run.checkpoint, tensors, metadata)
+        saved = trainer._read_checkpoint()
+        (group,) = trainer._start(trainer.stages[saved[1]["stage"]], saved).optimizer.param_groups
+        assert (group["fused"], group["foreach"], group["capturable"]) == (True, None, False)
 
     def test_metadata_of_other_versions_may_say_more(self, trainer):
         _, metadata = self.sound(trainer)
