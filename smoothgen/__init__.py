@@ -49,6 +49,8 @@ _HOME = {
     "installed": "registry",
     "SmoothgenError": "errors",
     "wrap": "wrapping",
+    "SmoothgenWarning": "errors",
+    "SmoothgenDeprecationWarning": "errors",
 }
 
 if TYPE_CHECKING:
@@ -64,7 +66,9 @@ if TYPE_CHECKING:
     from smoothgen.density_model import DensityModel as DensityModel
     from smoothgen.density_model import DensityModelConfig as DensityModelConfig
     from smoothgen.device import DevicePolicy as DevicePolicy
+    from smoothgen.errors import SmoothgenDeprecationWarning as SmoothgenDeprecationWarning
     from smoothgen.errors import SmoothgenError as SmoothgenError
+    from smoothgen.errors import SmoothgenWarning as SmoothgenWarning
     from smoothgen.event import ContextSpec as ContextSpec
     from smoothgen.event import EventSpec as EventSpec
     from smoothgen.experiment import build as build

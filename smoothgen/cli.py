@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
-from smoothgen.commands import evaluate, listings, new_plugin, report, reproduce, train, ui, use
+from smoothgen import __version__
+from smoothgen.commands import doctor, evaluate, listings, new_plugin, report, reproduce, train, ui, use
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Generative models of data whose density is too sharp to model: smooth, model, invert.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"smoothgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Generative models of data whose density is too sharp to model: smooth, model, invert."""
+
 
 COMMANDS = (
     train.train,
@@ -26,10 +43,11 @@ COMMANDS = (
     use.denoise,
     use.inpaint,
     ui.ui,
-    new_plugin.new_plugin,
     listings.plugins,
     listings.recipes,
     listings.schema,
+    doctor.doctor,
+    new_plugin.new_plugin,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -20,9 +20,16 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 class StrictModel(BaseModel):
-    """Frozen; refuses unknown keys (naming the nearest known one), NaN and infinity."""
+    """Frozen; refuses unknown keys (naming the nearest known one), NaN and infinity; prints as it was written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """The type, and the keys that differ from their defaults: what a person would have written."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name == "type" or field.is_required() or value != field.get_default(call_default_factory=True):
+                yield name, value
 
     @model_validator(mode="before")
     @classmethod

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from smoothgen.component import ComponentConfig
 from smoothgen.errors import NoClosedFormError, ShapeError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.likelihood import Measure
 from smoothgen.particles import Particles
+from smoothgen.readable import ReadableModule, event_text
 from smoothgen.registry import ComponentField
 
 Score = Literal["full", "causal"]
@@ -22,7 +23,7 @@ ROWS_WITH_GRADIENTS = 4
 """How many times fewer rows a pass with gradients takes."""
 
 
-class DensityModel(nn.Module, ABC):
+class DensityModel(ReadableModule, ABC):
     """A density (or mass function) over events, optionally given a context.
 
     A plugin writes `_log_prob` and `_sample`; shapes, dtypes and devices are checked once, here.
@@ -254,6 +255,11 @@ class DensityModel(nn.Module, ABC):
             self._check(context, self.context_shape, "context")
             if len(context) != batch:
                 raise ShapeError(f"{type(self).__name__}: {batch} rows asked for, context has {len(context)}")
+
+    def _facts(self) -> list[str]:
+        context = [] if self.context_shape is None else [f"context {self.context_shape}"]
+        what = "probability of levels" if self.measure == "discrete" else "density"
+        return [event_text(self.event), *context, what if self.exact else f"lower bound on the {what}"]
 
     def _placement(self) -> Tensor | None:
         return next((p for p in self.parameters() if p.is_floating_point()), None)

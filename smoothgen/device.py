@@ -308,3 +308,31 @@ def _resolve(device: str) -> str:
             f"(accelerator found: {found}); use auto or cpu, or install a torch built for it"
         )
     return device
+
+
+def devices() -> dict[str, str]:
+    """What this machine computes on: a name and a description each, the CPU first. Each has added two numbers."""
+    found = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        bfloat16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
+        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bfloat16}"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    for name in found:
+        assert (torch.ones(2, device=name) + 1.0).sum().item() == 4.0
+    return found
+
+
+def unused_accelerator() -> str | None:
+    """What torch was built for and finds no device of: "CUDA 12.8", or None."""
+    built = torch.version.cuda
+    return f"CUDA {built}" if built is not None and not torch.cuda.is_available() else None
+
+
+def distributed_backends() -> list[str]:
+    """Those that torch was built with."""
+    if not dist.is_available():
+        return []
+    available = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available, "mpi": dist.is_mpi_available}
+    return [name for name, there in available.items() if there()]

@@ -1,4 +1,4 @@
-"""What can go wrong, each with one clear line: what was expected, what came, where, what to do."""
+"""What can go wrong, each with one clear line: what was expected, what came, where, what to do; and the warnings."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def _shown(message: str, kept: str) -> str:
     return "".join(
         character if character.isprintable() or character in kept else ascii(character)[1:-1] for character in message
     )
+
+
+class SmoothgenWarning(UserWarning):
+    """Base of every warning: `warnings.filterwarnings("error", category=SmoothgenWarning)` stops at any of them."""
+
+
+class SmoothgenDeprecationWarning(SmoothgenWarning, FutureWarning):
+    """Something that a later version will not have; names that version and what to use instead."""
 
 
 class ConfigError(SmoothgenError, ValueError):
@@ -106,7 +114,7 @@ class DependencyError(SmoothgenError, ImportError):
     """A library that is missing or does not fit another."""
 
 
-class RecoveryWarning(UserWarning):
+class RecoveryWarning(SmoothgenWarning):
     """Something was damaged, and what follows goes on from an older state."""
 
 

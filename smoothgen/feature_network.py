@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from smoothgen.component import ComponentConfig
 from smoothgen.errors import ShapeError
 from smoothgen.event import EventSpec
+from smoothgen.readable import ReadableModule, event_text
 from smoothgen.registry import ComponentField
 
 
-class FeatureNetwork(nn.Module, ABC):
+class FeatureNetwork(ReadableModule, ABC):
     """A fixed map from examples to features. Every result is named after it: "digits-classifier FID".
 
     name: what the network is and was trained on. event: the space of x, in the model's coordinates (images in
@@ -57,6 +58,9 @@ class FeatureNetwork(nn.Module, ABC):
 
     def _logits(self, features: Tensor) -> Tensor | None:
         return None
+
+    def _facts(self) -> list[str]:
+        return [self.name, event_text(self.event), f"{self.num_features} features"]
 
     @property
     def fingerprint(self) -> str:

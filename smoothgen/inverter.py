@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from smoothgen.component import ComponentConfig
 from smoothgen.density_model import ROWS_AT_ONCE, DensityModel
@@ -14,10 +14,11 @@ from smoothgen.event import EventSpec
 from smoothgen.likelihood import Measure
 from smoothgen.noise_kernel import NoiseKernel
 from smoothgen.particles import Particles
+from smoothgen.readable import ReadableModule, event_text
 from smoothgen.registry import ComponentField
 
 
-class Inverter(nn.Module, ABC):
+class Inverter(ReadableModule, ABC):
     """Maps x_tilde to x. One with a density also gives log p(x | x_tilde), and with it the bound of Eq. 3.
 
     An inverter never owns the smoothed model: it is given it.
@@ -84,6 +85,9 @@ class Inverter(nn.Module, ABC):
         raise NoDensityError(
             f"{type(self).__name__} cannot keep known coordinates and invert the others; use inverter type: conditional"
         )
+
+    def _facts(self) -> list[str]:
+        return [event_text(self.event), "with a density" if self.has_density else "without a density"]
 
     def check(self, smoothed: DensityModel, kernel: NoiseKernel) -> None:
         """Raises, with the reason, where this inverter cannot work with that density and kernel."""

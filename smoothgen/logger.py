@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from smoothgen.component import ComponentConfig
+from smoothgen.errors import SmoothgenWarning
 from smoothgen.registry import ComponentField
 
 Status = Literal["finished", "interrupted", "failed"]
@@ -18,7 +19,7 @@ Record = dict[str, Any]
 """A line of metrics.jsonl: stage, step, and numbers by name; losses in nats per example."""
 
 
-class LoggerWarning(UserWarning):
+class LoggerWarning(SmoothgenWarning):
     """A logger that failed and was dropped; training goes on without it."""
 
 

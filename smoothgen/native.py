@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from smoothgen.errors import SmoothgenError
+from smoothgen.errors import SmoothgenError, SmoothgenWarning
 
 SHARED = Path(__file__).parent / "c"
 """C files that any source may include."""
@@ -35,7 +35,7 @@ class NativeError(SmoothgenError, RuntimeError):
     """C code that cannot be compiled or loaded here: no compiler, a compiler that fails, nowhere to keep the result."""
 
 
-class NativeWarning(UserWarning):
+class NativeWarning(SmoothgenWarning):
     """Something runs without compiled code, and slower for it."""
 
 
@@ -142,3 +142,21 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NativeError(f"the C compiler {shlex.join(command)} cannot be run: {error}") from error
+
+
+def compiler() -> tuple[str, str]:
+    """The command of the C compiler, and the first line of what it says of its version. Raises NativeError."""
+    command = _compiler()
+    said = _run([*command, "--version"])
+    if said.returncode:
+        raise NativeError(f"the C compiler {shlex.join(command)} fails with exit code {said.returncode}")
+    return shlex.join(command), said.stdout.partition("\n")[0]
+
+
+def cache() -> tuple[Path, int]:
+    """Where compiled libraries are kept, and how many there are. Raises NativeError where they cannot be."""
+    try:
+        place = _cache()
+        return place, len(list(place.glob("*.so")))
+    except OSError as error:
+        raise NativeError(f"compiled code cannot be kept: {error}; set SMOOTHGEN_CACHE to a directory") from error

@@ -15,11 +15,12 @@ from smoothgen.component import ComponentConfig
 from smoothgen.density_model import DensityModel, Score
 from smoothgen.errors import ConfigError, NoClosedFormError, ShapeError
 from smoothgen.event import EventSpec
+from smoothgen.readable import ReadableModule, event_text
 from smoothgen.registry import ComponentField
 from smoothgen.row_order import SKETCH, spread
 
 
-class NoiseKernel(nn.Module, ABC):
+class NoiseKernel(ReadableModule, ABC):
     """q(x_tilde | x) = q(x_tilde - x). sigma is the standard deviation of each coordinate's noise, for every kernel.
 
     A plugin writes `_sample`, `_log_prob`, `sigma` and, where empirical Bayes gives one, `_posterior_mean`.
@@ -100,6 +101,13 @@ class NoiseKernel(nn.Module, ABC):
     def _posterior_mean(self, x_tilde: Tensor, smoothed: DensityModel, context: Tensor | None, score: Score) -> Tensor:
         """E[x | x_tilde]; called only where `check_posterior_mean` passes."""
         raise NoClosedFormError(f"{type(self).__name__} has no empirical-Bayes formula")
+
+    def _facts(self) -> list[str]:
+        sigma = self.sigma.detach()
+        if sigma.is_meta:
+            return [event_text(self.event)]
+        low, high = sigma.min().item(), sigma.max().item()
+        return [event_text(self.event), f"sigma {low:.4g}" if low == high else f"sigma {low:.4g} to {high:.4g}"]
 
     def _check(self, value: Tensor, name: str) -> None:
         if value.shape[1:] != self.event.shape:

@@ -15,13 +15,13 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from smoothgen import hooks
 from smoothgen.component import ComponentConfig, nearest
-from smoothgen.errors import ConfigError, PluginError
+from smoothgen.errors import ConfigError, PluginError, SmoothgenWarning
 
 INTERFACES = ("density", "kernel", "inverter", "data", "features", "logger")
 INTERFACE_KEY = "x-smoothgen-interface"
 
 
-class PluginWarning(UserWarning):
+class PluginWarning(SmoothgenWarning):
     """A plugin that could not be loaded."""
 
 

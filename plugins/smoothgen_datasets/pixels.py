@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smoothgen.data_source import DataSource, Split, SplitName
-from smoothgen.errors import DataError
+from smoothgen.errors import DataError, SmoothgenWarning
 from smoothgen.event import EventSpec
 
 
-class DataWarning(UserWarning):
+class DataWarning(SmoothgenWarning):
     """Data that can be used, but are not quite what their name says."""
 
 

@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     from smoothgen.device import DevicePolicy
     from smoothgen.smoothed_model import SmoothedModel
 
+
+def _recipes(incomplete: str) -> list[str]:
+    """For shell completion: what is shipped, without reading it."""
+    shipped = Path(__file__).parents[1] / "recipes"
+    return sorted(path.stem for path in shipped.glob("*.yaml") if path.stem.startswith(incomplete))
+
+
 RunArgument = Annotated[Path, typer.Argument(help="Directory of a finished run.", metavar="RUN")]
-ConfigArgument = Annotated[str, typer.Argument(help="A recipe's name or a YAML file.", metavar="CONFIG|RECIPE")]
+ConfigArgument = Annotated[
+    str, typer.Argument(help="A recipe's name or a YAML file.", metavar="CONFIG|RECIPE", autocompletion=_recipes)
+]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="trainer.max_steps=1000 and the like.", metavar="[KEY=VALUE]...")
 ]
