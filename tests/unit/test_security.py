@@ -324,6 +324,19 @@ def test_the_page_lists_every_limit():
         assert f"| `{limit.variable}` | {limit.default} |" in page
 
 
+def test_the_page_shows_the_results_of_the_fuzzer():
+    from fuzz.__main__ import with_table
+    from fuzz.readers import READERS
+
+    results = json.loads((ROOT / "tests" / "fuzz" / "results.json").read_text())
+    assert set(results["readers"]) == {reader.name for reader in READERS}
+    for each in results["readers"].values():
+        assert each["inputs"] == each["accepted"] + sum(each["refused"].values()) >= 100_000
+        assert each["failures"] == 0
+    page = (ROOT / "docs" / "concepts" / "security.md").read_text()
+    assert page == with_table(page, results)
+
+
 def test_messages_cannot_command_a_terminal():
     error = DataError("a\x1b[2Jb\nc\u202ed\ud800é")
     assert str(error) == "a\\x1b[2Jb\\nc\\u202ed\\ud800é"
