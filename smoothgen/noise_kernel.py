@@ -244,7 +244,7 @@ def median_sigma(data: Tensor, most: int = SKETCH) -> float:
     """
     if len(data) < 2:
         raise ConfigError("kernel.sigma: the median rule needs at least two training examples")
-    flat = data[spread(len(data), most).to(data.device)].flatten(1).double()
+    flat = data[spread(len(data), most)].flatten(1).double()
     sigma = torch.pdist(flat).median().item() / (2.0 * math.sqrt(flat.shape[1]))
     if not sigma > 0:
         raise ConfigError("kernel.sigma: the median rule gives 0, as most training examples are equal; give a number")

@@ -39,7 +39,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import coverage
 import libcst as cst
@@ -69,6 +69,7 @@ NOT_IMPORTED = 99
 """Exit code of a fork whose tests never imported the target."""
 
 Outcome = Literal["killed", "survived", "timed out", "equivalent"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 # --- mutants ---------------------------------------------------------------------------------------------------------
@@ -331,12 +332,7 @@ def judge_target(
     """Every mutant of a file with its outcome. Ends the program if the tests fail without one."""
     source = (ROOT / target).read_text()
     tests = list(TARGETS[target] if tests is None else tests)
-    sound = forks.start(3600.0, target, source, tests, record=True)
-    sound.process.join()
-    if sound.process.exitcode != 0:
-        why = "did not import it" if sound.process.exitcode == NOT_IMPORTED else "fail without a mutant"
-        sys.exit(f"mutation: {target}: its tests {why}: {' '.join(tests)}")
-    seen = json.loads(sound.answer.read_text())
+    seen = without_a_mutant(target, source, tests, forks, show, record=True)
     import_libraries(seen["libraries"])
     mutants = [mutant for mutant in mutants_of(source) if only in mutant.name]
 
@@ -353,7 +349,20 @@ def judge_target(
         by = answer.get("failed") or "import" if outcome == "killed" else ""
         mutants[i] = replace(mutants[i], outcome=outcome, by=by, seconds=round(seconds, 1))
         print("." if outcome == "killed" else f"\n{outcome}: {target}: {mutants[i].name}\n", end="", flush=True)
+    without_a_mutant(target, source, tests, forks, show)  # or something else has changed, and killed them
     return mutants
+
+
+def without_a_mutant(
+    target: str, source: str, tests: list[str], forks: Forks, show: bool, record: bool = False
+) -> dict[str, Any]:
+    """What the tests say of the sound source; `record`: and which lines each reaches. Ends the program if one fails."""
+    job = forks.start(3600.0, target, source, tests, record=record, show=show)
+    job.process.join()
+    if job.process.exitcode != 0:
+        why = "did not import it" if job.process.exitcode == NOT_IMPORTED else "fail without a mutant"
+        sys.exit(f"mutation: {target}: its tests {why}: {' '.join(tests)}")
+    return json.loads(job.answer.read_text())
 
 
 def libraries() -> list[str]:
@@ -407,7 +416,7 @@ def read_equivalents(path: Path) -> dict[str, dict[str, str]]:
 
 def counts(mutants: Sequence[Mutant]) -> dict[str, float]:
     number = Counter(mutant.outcome for mutant in mutants)
-    outcomes = {name: number[name] for name in ("killed", "survived", "timed out", "equivalent")}
+    outcomes = {name: number[name] for name in OUTCOMES}
     return {"mutants": len(mutants), **outcomes, "share": round(number["killed"] / max(1, len(mutants)), 4)}
 
 
@@ -423,22 +432,29 @@ def table(results: dict[str, list[Mutant]]) -> str:
     return "\n".join([head, *lines])
 
 
-def as_json(results: dict[str, list[Mutant]]) -> dict[str, Any]:
-    """What the results file holds: totals, counts and tests of every target, and every mutant not killed."""
-    everything = [mutant for mutants in results.values() for mutant in mutants]
+def as_json(results: dict[str, list[Mutant]], before: dict[str, Any]) -> dict[str, Any]:
+    """What the results file holds: totals, counts and tests of every target, and every mutant not killed.
+
+    before: the file as it was; its targets that did not run now stay.
+    """
+    targets = before.get("targets", {}) | {
+        target: {
+            **counts(mutants),
+            "tests": list(TARGETS[target]),
+            "not killed": [
+                {"mutant": m.name, "outcome": m.outcome, "reason": m.by} for m in mutants if m.outcome != "killed"
+            ],
+        }
+        for target, mutants in results.items()
+    }
+    total: dict[str, float] = {
+        name: sum(target[name] for target in targets.values()) for name in (*OUTCOMES, "mutants")
+    }
+    total["share"] = round(total["killed"] / max(1, total["mutants"]), 4)
     return {
         "command": "python tests/mutation.py --out tests/mutation-results.json",
-        "total": counts(everything),
-        "targets": {
-            target: {
-                **counts(mutants),
-                "tests": list(TARGETS[target]),
-                "not killed": [
-                    {"mutant": m.name, "outcome": m.outcome, "reason": m.by} for m in mutants if m.outcome != "killed"
-                ],
-            }
-            for target, mutants in results.items()
-        },
+        "total": total,
+        "targets": {target: targets[target] for target in TARGETS if target in targets},
     }
 
 
@@ -448,7 +464,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only mutants whose name contains this text")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="forks at a time")
     parser.add_argument("--show", action="store_true", help="show what the tests print")
-    parser.add_argument("--out", type=Path, help="write the results there, as JSON")
+    parser.add_argument("--out", type=Path, help="write the results there, as JSON; with --target, only its part")
     chosen = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
     os.chdir(ROOT)
@@ -462,7 +478,8 @@ def main() -> None:
             stale += unused
     print("\n" + table(results))
     if chosen.out:
-        chosen.out.write_text(json.dumps(as_json(results), indent=1) + "\n")
+        before = json.loads(chosen.out.read_text()) if chosen.out.exists() and chosen.target else {}
+        chosen.out.write_text(json.dumps(as_json(results, before), indent=1, ensure_ascii=False) + "\n")
     open_ones = [
         f"{m.outcome}: {target}: {m.name}"
         for target, mutants in results.items()

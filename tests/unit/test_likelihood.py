@@ -55,6 +55,19 @@ def test_the_whole_summary():
     assert not {"bits_per_dim", "bits_per_dim_stderr", "effective_sample_size"} & likelihood("density").summary().keys()
 
 
+@pytest.mark.parametrize("sizes", [None, [1.0, 2.0, 6.0]])
+def test_its_tensors_make_a_likelihood_of_other_examples(sizes):
+    """Every second example: what processes send each other."""
+    whole = likelihood(draws=4, sizes=sizes)
+    named = whole.tensors()
+    assert named.keys() == {"per_example", "term one", "term rest"} | ({"draws"} if sizes else set())
+    few = whole.with_tensors({name: values[::2] for name, values in named.items()})
+    assert few.per_example.tolist() == PER_EXAMPLE[::2]
+    assert {name: values.tolist() for name, values in few.terms.items()} == {"one": [1.0, 3.0], "rest": [-1.0, 5.0]}
+    assert (few.effective_sample_size is None) if sizes is None else few.effective_sample_size.tolist() == [1.0, 6.0]
+    assert (few.dimensions, few.measure, few.kind, few.draws) == (2, "discrete", "lower bound", 4)
+
+
 def test_the_whole_text():
     """-4 ln 2 = -2.7726, its error 0.8004."""
     assert str(likelihood(draws=4, sizes=[1.0, 2.0, 6.0])) == (

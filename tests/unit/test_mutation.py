@@ -121,3 +121,11 @@ def test_mutants_of_a_source_leave_texts_and_annotations_alone():
         "return x / 3",
     }
     assert change_of("a = 1\nb = 2\n", "a = 1\nb = 3\n") == "b = 2  ->  b = 3"
+
+
+def test_the_page_says_what_was_measured():
+    root = TESTS.parent
+    total = json.loads((root / "tests" / "mutation-results.json").read_text())["total"]
+    page = (root / "docs" / "concepts" / "contract.md").read_text()
+    assert f"Of {total['mutants']:,} mutants {total['killed']:,} are killed and {total['equivalent']} change" in page
+    assert total["survived"] == total["timed out"] == 0 and total["share"] >= 0.9

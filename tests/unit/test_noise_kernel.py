@@ -97,6 +97,23 @@ def test_a_product_kernel_needs_its_standard_noise_and_density(missing):
         type("Unfinished", (ProductKernel,), complete)(CUBE, 1.0)
 
 
+def test_posterior_means_that_do_not_exist_say_why_and_what_to_do_instead():
+    line, wide = EventSpec(shape=(1,)), EventSpec(shape=(11,))
+    uniform, laplace = UniformConfig(sigma=0.5).build(line), LaplaceConfig(sigma=0.5)
+    assert message(NoClosedFormError, lambda: uniform.check_posterior_mean(Flat(line))) == (
+        "kernel uniform: its empirical-Bayes formula is a sum of density differences over the whole line, which "
+        "a 1 % error of a learned density ruins (worse than not denoising at all on the thin rings); "
+        "use inverter type: conditional, or a gaussian kernel"
+    )
+    assert message(NoClosedFormError, lambda: laplace.build(wide).check_posterior_mean(Flat(wide))) == (
+        "kernel laplace: the posterior mean needs 64 densities per coordinate and is offered up to 10 coordinates, "
+        "not 11; use inverter type: conditional, or a gaussian kernel"
+    )
+    assert message(NoClosedFormError, lambda: laplace.build(line).check_posterior_mean(Causal(line), "causal")) == (
+        "kernel laplace has no causal score; use score: full, or a gaussian kernel"
+    )
+
+
 def test_every_way_in_names_the_tensor_of_the_wrong_shape():
     kernel, right, wrong = GaussianConfig(sigma=0.5).build(PICTURE), torch.zeros(5, 1, 2, 2), torch.zeros(5, 4)
     text = "GaussianKernel: {} must have shape (batch, 1, 2, 2), got (5, 4)"
@@ -152,12 +169,82 @@ def test_the_causal_score_is_used_where_it_is_asked_for():
     assert torch.equal(kernel.posterior_mean(x, Causal(CUBE)), x)
 
 
+class RandomBound(Flat):
+    """A density whose log_prob is a random lower bound: it has no score of the whole joint."""
+
+    exact = False
+
+
+@pytest.mark.parametrize("config", [GaussianConfig, LaplaceConfig])
+def test_a_density_without_a_score_is_refused_by_default(config):
+    with pytest.raises(NoClosedFormError, match="random lower bound"):
+        config(sigma=0.5).build(CUBE).check_posterior_mean(RandomBound(CUBE))
+
+
 def test_the_default_score_is_the_whole_joint():
     """x_tilde + sigma^2 times the gradient of the joint, which for a flat density is x_tilde."""
     x = torch.randn(4, 3, generator=Generator().manual_seed(0))
     for kernel in (GaussianConfig(sigma=0.5).build(CUBE), LaplaceConfig(sigma=0.5).build(CUBE)):
         kernel.check_posterior_mean(Flat(CUBE))
         assert torch.allclose(kernel.posterior_mean(x, Flat(CUBE)), x, atol=1e-12)
+
+
+class Tilted(Flat):
+    """log p = slope . x, the same everywhere."""
+
+    def __init__(self, event: EventSpec, slope: Tensor) -> None:
+        super().__init__(event)
+        self.slope = slope
+
+    def _log_prob(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
+        return x.flatten(1) @ self.slope.to(x)
+
+
+def test_posterior_means_where_the_density_is_exponential():
+    """p(y) ~ exp(g . y): x = y + sigma^2 g for Gaussian noise, y + sigma^2 g / (1 - sigma^2 g^2 / 2) for Laplace's.
+
+    E exp(g b u) = 1 / (1 - g b) for an exponential u; so E exp(g b u) - E exp(-g b u) = 2 g b / (1 - g^2 b^2).
+    """
+    sigma, slope = torch.tensor([0.5, 1.0, 0.2, 2.0]), torch.tensor([0.6, -0.3, 1.1, 0.1])
+    y = torch.randn(5, 1, 2, 2, generator=Generator().manual_seed(2))
+    density, numbers = Tilted(PICTURE, slope), tuple(sigma.tolist())
+    step = sigma**2 * slope
+    gaussian = GaussianConfig(sigma=numbers).build(PICTURE).posterior_mean(y, density)
+    assert torch.allclose((gaussian - y).flatten(1), step.expand(5, 4), rtol=1e-10)
+    laplace = LaplaceConfig(sigma=numbers).build(PICTURE).posterior_mean(y, density)
+    assert torch.allclose((laplace - y).flatten(1), (step / (1.0 - 0.5 * step * slope)).expand(5, 4), rtol=1e-10)
+
+
+def test_laplace_noise_allows_no_density_that_is_steeper_than_itself():
+    """What was smoothed with it changes by at most |shift| / b: steeper claims count as that, on either side."""
+    line, y = EventSpec(shape=(1,)), torch.zeros(1, 1)
+    kernel, b = LaplaceConfig(sigma=math.sqrt(2.0)).build(line), 1.0
+    steps = {
+        g: kernel.posterior_mean(y, Tilted(line, torch.tensor([g / b]))).item() for g in (1.0, 2.0, 5.0, -1.0, -5.0)
+    }
+    assert math.isfinite(steps[1.0]) and steps[1.0] > b
+    for g in (2.0, 5.0, -1.0, -5.0):
+        assert steps[g] == pytest.approx(math.copysign(steps[1.0], g), rel=1e-9)
+
+
+def test_a_kernel_prints_its_event_and_sigma():
+    assert repr(GaussianConfig(sigma=0.25).build(CUBE)) == "GaussianKernel(event (3,), sigma 0.25)"
+    assert repr(GaussianConfig(sigma=(0.1, 0.25, 0.2)).build(CUBE)) == "GaussianKernel(event (3,), sigma 0.1 to 0.25)"
+    assert repr(GaussianConfig(sigma=0.25).build(CUBE).to("meta")) == "GaussianKernel(event (3,))"
+
+
+@pytest.mark.parametrize("config", [GaussianConfig, LaplaceConfig])
+def test_posterior_means_have_the_dtype_and_device_of_the_data(config):
+    """Whatever the defaults are."""
+    kernel = config(sigma=0.5).build(CUBE).float()
+    x = torch.randn(4, 3, generator=Generator().manual_seed(0)).float()
+    with torch.device("meta"):
+        mean = kernel.posterior_mean(x, Flat(CUBE))
+        noisy = kernel.sample(x)
+    assert mean.dtype == noisy.dtype == torch.float32 and mean.device == noisy.device == x.device
+    assert torch.allclose(mean, x, atol=1e-6)
+    elsewhere = kernel.to("meta").posterior_mean(x.to("meta"), Flat(CUBE))
+    assert elsewhere.device.type == "meta" and elsewhere.shape == x.shape
 
 
 # --- densities in closed form -----------------------------------------------------------------------------------------

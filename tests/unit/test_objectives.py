@@ -124,6 +124,16 @@ def test_the_loss_of_joint_training_is_minus_the_exact_log_density():
     assert loss.item() == pytest.approx(-plain.mean().item(), rel=1e-12)
 
 
+def test_joint_training_says_what_its_loss_is_made_of():
+    x, context = batch(50)
+    objective = JointObjective(*parts())
+    assert objective.terms == {}
+    loss = objective(x, context)
+    assert objective.terms.keys() == {"log_smoothed", "minus_log_kernel", "log_inverse"}
+    assert all(value.shape == () and not value.requires_grad for value in objective.terms.values())
+    assert -sum(value.item() for value in objective.terms.values()) == pytest.approx(loss.item(), rel=1e-12)
+
+
 def test_the_loss_of_a_plain_density_is_its_cross_entropy():
     x, context = batch(50)
     loss = MaximumLikelihood(Observed(variance=SPREAD**2))(x, context)
