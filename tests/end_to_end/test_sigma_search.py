@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from command_line import call
-from test_distributed import torchrun
+from processes import run
 
 import smoothgen
 from smoothgen.comparison import compare
@@ -381,8 +381,7 @@ def test_a_finished_run_resumes_under_either_configuration_and_no_other(tmp_path
 def test_two_processes_find_what_one_finds(tmp_path, strategy):
     config = auto(trainer__clip_norm=0.0)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    done = torchrun(tmp_path, "train", "config.yaml", "--run-dir", "two", f"device.strategy={strategy}")
-    assert done.returncode == 0, done.stderr
+    run(2, "train", "config.yaml", "--run-dir", "two", f"device.strategy={strategy}", cwd=tmp_path, torchrun=True)
     alone = smoothgen.fit(config | {"trainer": config["trainer"] | {"accumulate": 2}}, tmp_path / "one")
     found = [RunDirectory(tmp_path / name).search()["sigma"] for name in ("one", "two")]
     assert found[1] == pytest.approx(found[0], rel=1e-4)
