@@ -124,7 +124,7 @@ def test_a_silent_process_is_waited_for_no_longer_than_the_timeout(folder):
 @pytest.mark.slow
 def test_a_stage_that_fails_stops_the_others(folder):
     options = ("device.stages=apart", "trainer.max_steps=99999", "trainer.inverter.learning_rate=1e30", "baseline=null")
-    options += ("trainer.inverter.warmup_steps=0", "trainer.inverter.clip_norm=0")
+    options += ("trainer.inverter.warmup_steps=0", "trainer.inverter.clip_norm=0", "trainer.patience=0")
     group = start(2, "train", "same.yaml", "--run-dir", "fails", *options, cwd=folder)
     assert group.finish(60) == [2, 2]
     assert "error: stage inverter, step" in group.errors
