@@ -22,6 +22,7 @@ from smoothgen.errors import ConfigError, SmoothgenError
 from smoothgen.evaluation.measure import check_measurable, measure
 from smoothgen.evaluation.pictures import draw_pictures
 from smoothgen.event import ContextSpec
+from smoothgen.fingerprint import FREE
 from smoothgen.logger import build_loggers
 from smoothgen.model_card import write_card
 from smoothgen.progress import Progress
@@ -134,8 +135,7 @@ def fit(
             if search is not None:
                 record = search.run()
                 parts = search.assembled(record)
-            without = ApartTrainer(*parts, data, policy, None, progress) if apart else None
-            return _train(without or trainer_of(*parts, data, policy, None, bars), *parts, False, record)
+            return _train(_trainer(parts, data, policy, None, bars, progress), *parts, False, record)
         run = RunDirectory(Path(run_dir), loggers if policy.is_main else {})
         with run.writing(resume) if policy.is_main else contextlib.nullcontext(), run.logging():
             policy.barrier()
@@ -153,14 +153,24 @@ def fit(
                 if policy.is_main and not from_checkpoint:
                     run.describe(resolved(config, data))
                 parts = search.assembled(search.run(run))
-            trainer = (
-                ApartTrainer(*parts, data, policy, run, progress)
-                if apart
-                else trainer_of(*parts, data, policy, run, bars)
-            )
+            trainer = _trainer(parts, data, policy, run, bars, progress)
             if policy.is_main and not (from_checkpoint and run.exists):
                 run.describe(parts[0])
             return _train(trainer, *parts, resume if apart else from_checkpoint, run.search())
+
+
+def _trainer(
+    parts: tuple[ExperimentConfig, SmoothedModel, DensityModel | None],
+    data: DataSource,
+    policy: DevicePolicy,
+    run: RunDirectory | None,
+    bars: Progress,
+    progress: bool,
+) -> Trainer | ApartTrainer:
+    """What trains the parts, as `device.stages` says; processes with stages of their own have bars of their own."""
+    if policy.config.stages == "apart":
+        return ApartTrainer(*parts, data, policy, run, progress)
+    return trainer_of(*parts, data, policy, run, bars)
 
 
 def _train(
@@ -198,8 +208,7 @@ def check_same(config: ExperimentConfig, run: RunDirectory) -> None:
     """
     both = (with_found_sigma(each, run.search()) for each in (config, run.stored_config()))
     now, then = (_without_accumulate(each.model_dump(mode="json")) for each in both)
-    free = ("name", "description", "evaluate", "device", "loggers")
-    changed = [key for key in now if key not in free and now[key] != then[key]]
+    changed = [key for key in now if key not in FREE and now[key] != then[key]]
     if changed:
         raise ConfigError(
             f"{run.path} was started with another {', '.join(changed)}; resume with its own {EXPERIMENT}, "

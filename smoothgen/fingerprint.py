@@ -14,7 +14,7 @@ from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory
 from smoothgen.training_data import TrainingData
 
-FREE = ("name", "description", "evaluate", "device")
+FREE = ("name", "description", "evaluate", "device", "loggers")
 """Keys of an experiment that may change between a stop and a resume: no weight depends on them."""
 
 
@@ -34,7 +34,7 @@ def check_fingerprint(path: Path, stored: Mapping[str, Any] | None, own: Mapping
     """
     if stored is None:
         return
-    keys = sorted(stored["config"].keys() | own["config"].keys())
+    keys = sorted((stored["config"].keys() | own["config"].keys()) - set(FREE))
     changed = [key for key in keys if stored["config"].get(key) != own["config"].get(key)]
     if changed:
         raise CheckpointError(

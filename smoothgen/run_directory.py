@@ -250,8 +250,11 @@ def _record(value: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What has to be alike where several processes compute one result."""
-    plugins = {plugin.name: plugin.version for plugin in installed().plugins}
-    return {"smoothgen": __version__, "torch": str(torch.__version__)} | plugins
+    return {"smoothgen": __version__, "torch": str(torch.__version__)} | _plugin_versions()
+
+
+def _plugin_versions() -> dict[str, str]:
+    return {plugin.name: plugin.version for plugin in installed().plugins}
 
 
 def environment() -> dict[str, Any]:
@@ -263,6 +266,6 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "threads": torch.get_num_threads(),
-        "plugins": {plugin.name: plugin.version for plugin in installed().plugins},
+        "plugins": _plugin_versions(),
         "command": sys.argv,
     }

@@ -115,9 +115,7 @@ def _npy_stream(file: IO[bytes], name: str) -> Layout:
 
 
 def _safetensors(path: Path, key: str | None, size: int) -> tuple[Layout, int]:
-    with open_tensors(
-        path, "np"
-    ) as file:  # checks the whole header: offsets in order, in the file, of the right length
+    with open_tensors(path, "np") as file:  # checks the header: offsets in order, in the file, of the right length
         name = choose_key(list(file.keys()), key, path)
         tensor = file.get_slice(name)
         shape, kind = tuple(tensor.get_shape()), tensor.get_dtype()
