@@ -14,6 +14,9 @@ from smoothgen.ui.workbench import Workbench
 POINTS = 500
 """Examples in a plot of points."""
 
+BUTTONS = ["download", "fullscreen"]
+"""Of a picture: not gradio's "share", which uploads it."""
+
 
 def gradio() -> Any:
     """The library, told to report nothing to anybody. Raises DependencyError without the extra `ui`."""
@@ -66,7 +69,7 @@ def _seed(gr: Any) -> Any:
 
 def _picture(gr: Any, title: str) -> Any:
     gr.Markdown(f"**{title}**")
-    return gr.Image(show_label=False, interactive=False)
+    return gr.Image(show_label=False, interactive=False, format="png", buttons=BUTTONS)
 
 
 def _samples(gr: Any, workbench: Workbench) -> None:
@@ -98,7 +101,10 @@ def _denoise(gr: Any, workbench: Workbench) -> None:
         noise = gr.Slider(0.0, 2.0, 1.0, step=0.05, label="noise, times that of the kernel")
         seed = _seed(gr)
     if workbench.is_image:
-        output = gr.Gallery(show_label=False, interactive=False, columns=4, height="auto", object_fit="contain")
+        output = gr.Gallery(
+            show_label=False, interactive=False, columns=4, height="auto", object_fit="contain", format="png",
+            buttons=BUTTONS,
+        )  # fmt: skip
     else:
         output = _picture(gr, "From data to noise and back; lines join a point's places")
     values = gr.Markdown()
@@ -141,6 +147,7 @@ def _inpaint_image(gr: Any, workbench: Workbench) -> None:
         editor = gr.ImageEditor(
             workbench.picture(workbench.x[0]), label="paint here", brush=brush, eraser=False, layers=False,
             sources=(), transforms=(), image_mode="RGBA", type="numpy", elem_id="inpaint-editor",
+            format="png", buttons=BUTTONS,
         )  # fmt: skip
         with gr.Column():
             result = _picture(gr, "Completions")

@@ -156,6 +156,9 @@ def test_a_person_draws_denoises_and_paints_in_a_browser(address, tmp_path):
         tab.get_by_role("button", name="Draw samples").click()
         images = tab.locator("[role=tabpanel]:visible img[src*='/file=']")
         images.nth(1).wait_for(timeout=30000)
+        assert (
+            tab.get_by_role("button", name="Download").count() and not tab.get_by_role("button", name="Share").count()
+        )
         screenshot(tab, "samples", tmp_path)
         tab.get_by_role("tab", name="Denoise").click()
         tab.get_by_role("button", name="Denoise", exact=True).click()
