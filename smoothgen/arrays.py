@@ -163,7 +163,9 @@ def write_array(path: Path, arrays: dict[str, Tensor], event: EventSpec) -> None
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(event.names or [f"x{index}" for index in range(event.dimensions)])
-        writer.writerows(next(iter(values.values())).flatten(1).tolist())
+        rows = next(iter(values.values())).flatten(1)
+        whole = event.levels is not None and bool((rows == rows.round()).all())  # counts are written as such
+        writer.writerows((rows.long() if whole else rows).tolist())
         write_atomically(path, text.getvalue().encode())
     else:
         raise ConfigError(f'{path}: unknown ending "{ending}"; use .npy, .npz, .csv, .safetensors or .png')

@@ -64,7 +64,7 @@ def _joined(drawn: Tensor, names: Sequence[str], event: EventSpec, measure: Meas
     terms = dict(zip(names, means, strict=True))
     if draws > 1:
         terms["importance weighting"] = log_mean - means.sum(0)
-    if event.scale:
+    if event.scale and event.levels is None:
         terms["units of the data"] = torch.full_like(log_mean, -event.log_scale)
     return Likelihood(
         per_example=log_mean - event.log_scale,

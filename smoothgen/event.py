@@ -24,9 +24,10 @@ class EventSpec(StrictModel):
     x = low + k (high - low) / (levels - 1). Continuous events have `levels = None`; `low` and `high`
     then bound them if given.
 
-    `shift` and `scale` (one number per coordinate, flattened) are the data's own units:
-    data = shift + scale * x. They are empty where x is already in the data's units; a density per
-    unit of data is the density of x divided by the product of the scales.
+    `shift` and `scale` (one number per coordinate, flattened, or one for all) are the data's own units:
+    data = shift + scale * x. They are empty where x is already in the data's units. `low` and `high` are
+    of x. A density per unit of data is the density of x divided by the product of the scales; the
+    probability of a level is the same in any units.
     """
 
     shape: Axes
@@ -46,12 +47,10 @@ class EventSpec(StrictModel):
             raise ValueError("a discrete event needs low, high and at least 2 levels")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"low {self.low} must be below high {self.high}")
-        if len(self.shift) != len(self.scale) or (self.scale and len(self.scale) != self.dimensions):
-            raise ValueError(f"shift and scale need {self.dimensions} numbers each, or none")
+        if len(self.shift) != len(self.scale) or (self.scale and len(self.scale) not in (1, self.dimensions)):
+            raise ValueError(f"shift and scale need {self.dimensions} numbers each, one, or none")
         if any(not value > 0 for value in self.scale):
             raise ValueError("every scale must be positive")
-        if self.levels is not None and self.scale:
-            raise ValueError("discrete events carry no shift and scale")
         if self.names and len(self.names) != self.dimensions:
             raise ValueError(f"{len(self.names)} names for {self.dimensions} coordinates")
         return self
@@ -67,6 +66,12 @@ class EventSpec(StrictModel):
         if self.levels is None or self.low is None or self.high is None:
             raise DataError("a continuous event has no bin width")
         return (self.high - self.low) / (self.levels - 1)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The first level and the last of a discrete event's first coordinate, in data units."""
+        shift, scale = (self.shift or (0.0,))[0], (self.scale or (1.0,))[0]
+        return shift + scale * (self.low or 0.0), shift + scale * (self.high or 0.0)
 
     def smoothed(self) -> EventSpec:
         """The space of x_tilde: the same shape, continuous and unbounded."""
@@ -91,13 +96,30 @@ class EventSpec(StrictModel):
         wide = _widened(x)
         return self._vector(self.shift, wide) + self._vector(self.scale, wide) * wide
 
+    def nearest_data(self, x: Tensor) -> Tensor:
+        """The nearest value that the event can take, `quantize`, in data units; a level is exactly what data hold."""
+        if self.levels is None or self.low is None or self.high is None or not self.scale:
+            return self.to_data(self.quantize(x))
+        shift, scale = (self._vector(values, _widened(x)) for values in (self.shift, self.scale))
+        step = scale * (self.high - self.low) / (self.levels - 1)
+        return shift + scale * self.low + step * self.levels_of(x)
+
+    @property
+    def log_scales(self) -> tuple[float, ...]:
+        """log |d data / d x| of each coordinate, flattened, nats; 0 for levels, whose probability no unit changes."""
+        if not self.scale or self.levels is not None:
+            return (0.0,) * self.dimensions
+        values = tuple(math.log(value) for value in self.scale)
+        return values * self.dimensions if len(values) == 1 else values
+
     @property
     def log_scale(self) -> float:
-        """log |d data / d x|, nats: what a log density per unit of x exceeds the one per unit of data by."""
-        return math.fsum(math.log(value) for value in self.scale)
+        """The sum of `log_scales`: what a log density per unit of x exceeds the one per unit of data by."""
+        return math.fsum(self.log_scales)
 
     def _vector(self, values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(self.shape)
+        vector = torch.tensor(values, dtype=like.dtype, device=like.device)
+        return vector if len(values) == 1 else vector.reshape(self.shape)
 
     def levels_of(self, x: Tensor) -> Tensor:
         """The level k = 0 .. levels - 1 nearest to each value, as integers."""
@@ -121,10 +143,21 @@ class EventSpec(StrictModel):
             high = math.inf if self.high is None else self.high + slack
             _refuse(name, x, (x < low) | (x > high), f"is outside [{self.low}, {self.high}]; rescale the data")
         if self.levels is not None:
-            reach = max(abs(self.low or 0.0), abs(self.high or 0.0))
-            off = (x - self.quantize(x)).abs() > max(1e-3 * self.bin_width, 8.0 * torch.finfo(x.dtype).eps * reach)
-            _refuse(name, x, off, f"is on none of the {self.levels} levels; quantise the data")
+            _refuse(name, x, self._off_level(x), f"is on none of the {self.levels} levels; quantise the data")
         return x
+
+    def check_levels(self, data: Tensor, name: str = "x") -> None:
+        """Of discrete data, in their own units: raises DataError with the first value on no level."""
+        if self.levels is not None:
+            ends = " to ".join(f"{value:g}" for value in self.ends)
+            what = f"is none of the {self.levels} levels from {ends}; quantise the data, or give them in these units"
+            _refuse(name, data, self._off_level(self.to_model(data)), what)
+
+    def _off_level(self, x: Tensor) -> Tensor:
+        """Where a value is on no level, or not finite."""
+        reach = max(abs(self.low or 0.0), abs(self.high or 0.0))
+        tolerance = max(1e-3 * self.bin_width, 8.0 * torch.finfo(x.dtype).eps * reach)
+        return ~((x - self.quantize(x)).abs() <= tolerance)
 
 
 def _widened(x: Tensor) -> Tensor:

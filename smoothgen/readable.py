@@ -44,5 +44,6 @@ def event_text(event: EventSpec) -> str:
     """Such as "event (1, 8, 8), 17 levels from -1 to 1"."""
     text = f"event {event.shape}"
     if event.levels is not None:
-        return f"{text}, {event.levels} levels from {event.low:g} to {event.high:g}"
+        low, high = event.ends
+        return f"{text}, {event.levels} levels from {low:g} to {high:g}"
     return text

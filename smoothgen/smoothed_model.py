@@ -100,7 +100,7 @@ class SmoothedModel(DensityModel):
         with torch.no_grad():
             x_tilde = self.density.sample(num_samples, context, generator=generator)
             x = self.inverter.invert(x_tilde, self.density, self.kernel, context=context, generator=generator)
-        x = self.event.to_data(self.event.standard().quantize(x))
+        x = self.event.nearest_data(x)
         return (x, self.event.to_data(x_tilde)) if return_smoothed else x
 
     def _sample(self, num_samples: int, context: Tensor | None, generator: Generator | None) -> Tensor:
@@ -119,11 +119,11 @@ class SmoothedModel(DensityModel):
         """log p(x) of a set of examples, with its terms, units and standard error.
 
         x (n, *event_shape), data units. importance_samples: K draws of x_tilde for each example; K = 1 is the bound
-        of Eq. 3, K > 1 the importance-weighted bound. Raises NoDensityError where the inverter has no density.
+        of Eq. 3, K > 1 the importance-weighted bound. Raises NoDensityError where the inverter has no density;
+        DataError for discrete data that are on no level.
         """
-        self._check(x, self.event_shape, "x")
         return self.likelihood_at(
-            self._to_model(x),
+            self._examples(x),
             context,
             importance_samples=importance_samples,
             generator=generator,
@@ -175,7 +175,7 @@ class SmoothedModel(DensityModel):
                 "the data are continuous, so p(x_tilde) alone bounds no log p(x); it takes data with levels, or "
                 "inverter type: conditional and .likelihood"
             )
-        self._check(x, self.event_shape, "x")
+        y = self._examples(x)
         self._check_context(context, len(x))
         decoded = KernelDequantization(self.density, self.kernel, self.event.standard(), self.context)
 
@@ -183,7 +183,7 @@ class SmoothedModel(DensityModel):
             return decoded.terms(rows, contexts, generator)
 
         names, at_once = ("log p(x̃)", "−log Σ q(x̃|level)"), self.density.rows_at_once
-        return bound(terms, names, self._to_model(x), context, self.event, "discrete", importance_samples, at_once)
+        return bound(terms, names, y, context, self.event, "discrete", importance_samples, at_once)
 
     @torch.no_grad()
     def denoise(
@@ -209,9 +209,8 @@ class SmoothedModel(DensityModel):
             return self.event.to_data(self.kernel.posterior_mean(y, self.density, context=context, score=score))
         if method != "inverter":
             raise ConfigError(f'denoise: unknown method "{method}"; choose "inverter" or "single-step"')
-        return self.event.to_data(
-            self.inverter.invert(y, self.density, self.kernel, context=context, generator=generator)
-        )
+        x = self.inverter.invert(y, self.density, self.kernel, context=context, generator=generator)
+        return self.event.nearest_data(x) if self.measure == "discrete" else self.event.to_data(x)
 
     @overload
     def inpaint(
@@ -272,7 +271,7 @@ class SmoothedModel(DensityModel):
         self._check(x, self.event_shape, "x")
         self._check_context(context, len(x))
         known = self.check_known(mask, x)
-        y = known_values(self.event, self._to_model(x), known)
+        y = self._known_values(x, known)
         if noise_draws > 1 and not self.inverter.has_density:
             raise NoDensityError(
                 "inpaint: noise_draws are weighed by p(x | x_tilde), and this inverter has no density; "
@@ -280,14 +279,20 @@ class SmoothedModel(DensityModel):
             )
         effort = Effort(particles, noise_draws, self.rows_at_once if rows_at_once is None else rows_at_once)
         completed, x_tilde = inpaint(self.kernel, self.density, self.inverter, y, known, context, effort, generator)
-        filled = torch.where(known, x, self.event.to_data(self.event.standard().quantize(completed)))
+        filled = torch.where(known, x, self.event.nearest_data(completed))
         return (filled, self.event.to_data(x_tilde)) if return_smoothed else filled
 
     def check_inpaintable(self, x: Tensor, mask: Tensor) -> Tensor:
         """The mask expanded to x's shape. Raises what `inpaint` does of bad known values, before anything is drawn."""
         known = self.check_known(mask, x)
-        known_values(self.event, self._to_model(x), known)
+        self._known_values(x, known)
         return known
+
+    def _known_values(self, x: Tensor, known: Tensor) -> Tensor:
+        """x in the model's coordinates, with something valid where it is unknown. Raises DataError for bad values."""
+        filler = self.event.nearest_data(torch.zeros_like(x))
+        self.event.check_levels(torch.where(known & x.isfinite(), x, filler), "inpaint: x where it is known")
+        return known_values(self.event, self._to_model(x), known)
 
     def _complete(
         self,
@@ -299,7 +304,7 @@ class SmoothedModel(DensityModel):
         generator: Generator | None,
     ) -> Tensor:
         """Both stages once for every row; known values are alike in each group of particles."""
-        units = x.new_tensor(self.event.scale or (1.0,) * self.event.dimensions).log().reshape(self.event_shape)
+        units = x.new_tensor(self.event.log_scales).reshape(self.event_shape)
         reference = (torch.zeros_like(x) if log_reference is None else log_reference) + units
         y, reference = self._to_model(x), self._to_dtype(reference)
         completed, _ = complete_both(
@@ -313,7 +318,7 @@ class SmoothedModel(DensityModel):
             log_reference=reference,
             generator=generator,
         )
-        return torch.where(known, x, self.event.to_data(self.event.standard().quantize(completed)))
+        return torch.where(known, x, self.event.nearest_data(completed))
 
     def smooth(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """x (batch, *event_shape) plus the kernel's noise, in data units: what `denoise` undoes."""
@@ -329,6 +334,12 @@ class SmoothedModel(DensityModel):
     def _to_model(self, x: Tensor) -> Tensor:
         """Data units -> the model's coordinates, in the model's dtype."""
         return self._to_dtype(self.event.to_model(x))
+
+    def _examples(self, x: Tensor) -> Tensor:
+        """Data units -> the model's coordinates. Raises DataError for discrete data that are on no level."""
+        self._check(x, self.event_shape, "x")
+        self.event.check_levels(x)
+        return self._to_model(x)
 
     def _to_dtype(self, value: Tensor) -> Tensor:
         mine = super()._placement()

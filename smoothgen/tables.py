@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -63,10 +64,12 @@ class Table:
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """header: whether the first row names the columns; None to find out."""
+    """header: whether the first row names the columns; None to find out. empty: what an empty cell is; None for an
+    error."""
 
     delimiter: str = ","
     header: bool | None = None
+    empty: float | None = None
 
 
 class CsvRow(NamedTuple):
@@ -100,6 +103,17 @@ def read_table(
         check_keyless(path, key)
         return read_csv(path, columns, form)
     return Table(path, read_array(path, key)).select(columns)
+
+
+def read_named(path: Path, key: str | None, names: Sequence[str], form: CsvFormat = CsvFormat()) -> Table:
+    """The columns with these names of a csv file that has a header, in this order; every other file as it is.
+
+    Raises DataError, as `read_table` does.
+    """
+    path = home_expanded(path)
+    check_path(path)
+    by_name = bool(names) and path.suffix.lower() == ".csv" and bool(csv_header(path, form))
+    return read_table(path, key, names if by_name else None, form)
 
 
 def check_path(path: Path) -> None:
@@ -148,10 +162,22 @@ def read_csv(path: Path, columns: Sequence[Column] | None, form: CsvFormat) -> T
 
 def csv_rows(path: Path, columns: Sequence[Column] | None, form: CsvFormat) -> Iterator[CsvRow]:
     """Every row, one at least, parsed as it is asked for. Raises DataError."""
+    with _opened(path, form) as rows:
+        yield from _parse(rows, path, columns, form)
+
+
+def csv_header(path: Path, form: CsvFormat) -> tuple[str, ...]:
+    """The names of the columns, or nothing where the first row holds numbers. Raises DataError."""
+    with _opened(path, form) as rows:
+        return _header(_first(rows, path), path, None, form)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, form: CsvFormat) -> Iterator[Iterator[tuple[int, list[str]]]]:
+    """The rows of a file, as `_rows`. Raises DataError."""
     try:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
-            rows = _rows(csv.reader(file, delimiter=form.delimiter))
-            yield from _parse(rows, path, columns, form)
+            yield _rows(csv.reader(file, delimiter=form.delimiter))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
@@ -172,9 +198,7 @@ def _rows(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
 def _parse(
     rows: Iterator[tuple[int, list[str]]], path: Path, columns: Sequence[Column] | None, form: CsvFormat
 ) -> Iterator[CsvRow]:
-    first = next(rows, None)
-    if first is None:
-        raise DataError(f"{path} is empty; it needs a row for each example")
+    first = _first(rows, path)
     width = len(first[1])
     names = _header(first, path, columns, form)
     wanted = list(range(width)) if columns is None else choose(columns, names, width, path)
@@ -186,12 +210,19 @@ def _parse(
                 f"{path}: row {line} has {len(cells)} cells, the first row {width}; mend that row{_hint(cells, form)}"
             )
         try:
-            numbers = [float(cells[column]) for column in wanted]
+            numbers = [_number(cells[column], form.empty) for column in wanted]
         except ValueError:
             raise _no_number(path, line, cells, wanted, names, form) from None
         yield CsvRow(chosen, line, numbers)
     if line is None:
         raise DataError(f"{path} holds a header and no rows; it needs a row for each example")
+
+
+def _first(rows: Iterator[tuple[int, list[str]]], path: Path) -> tuple[int, list[str]]:
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{path} is empty; it needs a row for each example")
+    return first
 
 
 def _again(first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
@@ -205,6 +236,8 @@ def _header(
     """The names of the columns, or nothing where the first row holds numbers."""
     line, cells = first
     texts = [cell for cell in cells if not _is_number(cell)]
+    if form.empty is not None and len(texts) < len(cells):
+        texts = [cell for cell in texts if cell]
     by_name = any(isinstance(column, str) for column in columns or ())
     header = form.header if form.header is not None else by_name or len(texts) == len(cells)
     if not header and form.header is None and texts:
@@ -224,7 +257,9 @@ def _header(
 def _no_number(
     path: Path, line: int, cells: list[str], wanted: list[int], names: tuple[str, ...], form: CsvFormat
 ) -> DataError:
-    column = next(index for index in wanted if not _is_number(cells[index]))
+    column = next(
+        index for index in wanted if not (_is_number(cells[index]) or (form.empty is not None and not cells[index]))
+    )
     what = f"{cells[column]!r:.40} is not a number" if cells[column] else "the cell is empty"
     return DataError(
         f"{path}: row {line}, {column_name(names, (column,))}: {what}; fill or remove it, or choose other columns"
@@ -238,6 +273,10 @@ def _hint(cells: list[str], form: CsvFormat) -> str:
         if len(cells) == 1 and delimiter != form.delimiter and delimiter in cells[0]:
             return f"; if {delimiter!r} separates the cells, set delimiter: {delimiter!r}"
     return ""
+
+
+def _number(cell: str, empty: float | None) -> float:
+    return float(cell) if cell or empty is None else empty
 
 
 def _is_number(cell: str) -> bool:

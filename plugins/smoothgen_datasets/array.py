@@ -41,8 +41,8 @@ class ArrayConfig(DataSourceConfig):
     standardize: model (x - mean) / std, with the training rows' mean and sample standard deviation of every coordinate,
     and report densities in the data's own units. For continuous data only.
     levels: how many equally spaced values discrete data take; "auto" is 256 for 8-bit integers, 2 for booleans and
-    none (continuous) for the rest. Discrete data are mapped to [-1, 1]. Images (n, H, W) become (n, 1, H, W) and
-    (n, H, W, C), C up to 4, become (n, C, H, W).
+    none (continuous) for the rest. Discrete data are modelled on [-1, 1], and come back as the file's own values.
+    Images (n, H, W) become (n, 1, H, W) and (n, H, W, C), C up to 4, become (n, C, H, W).
     low, high: of discrete data, the values of the first and the last level (0 and levels - 1 if not given); of
     continuous data, bounds that every value must keep.
     """
@@ -182,12 +182,13 @@ class Units:
     def _scales(self) -> tuple[Tensor, ...]:
         own = (torch.tensor(values, dtype=torch.float64) for values in (self.event.shift, self.event.scale))
         given = (torch.tensor(values, dtype=torch.float64) for values in (self.context_shift, self.context_scale))
-        return (*(values.reshape(self.event.shape) if len(values) else values for values in own), *given)
+        return (*(values.reshape(self.event.shape) if len(values) > 1 else values for values in own), *given)
 
     def to_model(self, part: ArrayExamples, name: str) -> Split:
         """Examples in the file's units -> the model's coordinates, float32, checked."""
         shift, scale, context_shift, context_scale = self._scales
-        x = (((part.x - shift) / scale) if self.event.scale else part.x).to(torch.float32)
+        standardised = bool(self.event.scale) and self.event.levels is None  # levels were read as [-1, 1]
+        x = (((part.x - shift) / scale) if standardised else part.x).to(torch.float32)
         context = None
         if part.context is not None:
             context = ((part.context - context_shift) / context_scale).to(torch.float32)
@@ -219,7 +220,9 @@ class TrainingMoments:
         """Raises DataError for a constant column, or numbers too large to square."""
         head, config, shape = self.head, self.config, tuple(self.head.x.shape[1:])
         if head.levels is not None:
-            event = EventSpec(shape=shape, low=-1.0, high=1.0, levels=head.levels, names=head.names)
+            low, high = _ends(config, head.levels)
+            own = {} if (low, high) == (-1.0, 1.0) else {"shift": ((low + high) / 2,), "scale": ((high - low) / 2,)}
+            event = EventSpec(shape=shape, low=-1.0, high=1.0, levels=head.levels, names=head.names, **own)
         elif self.x is None:
             event = EventSpec(shape=shape, low=config.low, high=config.high, names=head.names)
         else:
@@ -303,8 +306,7 @@ def _continuous(config: ArrayConfig, table: Table) -> Tensor:
 
 def _discrete(config: ArrayConfig, table: Table, levels: int) -> Tensor:
     """Level k, the value low + k (high - low) / (levels - 1), becomes -1 + 2 k / (levels - 1); float32."""
-    low = 0.0 if config.low is None else config.low
-    high = levels - 1.0 if config.high is None else config.high
+    low, high = _ends(config, levels)
     if not low < high:
         raise DataError(
             f"{table.path}: low {low:g} must be below high {high:g}, the value of the last of {levels} levels"
@@ -319,6 +321,11 @@ def _discrete(config: ArrayConfig, table: Table, levels: int) -> Tensor:
     )
     _refuse(table, wrong, f"is none of {what}; mend it, or levels, low and high")
     return torch.from_numpy(nearest_level).mul_(2.0 / (levels - 1)).sub_(1.0).to(torch.float32)
+
+
+def _ends(config: ArrayConfig, levels: int) -> tuple[float, float]:
+    """The file's values of the first level and of the last."""
+    return 0.0 if config.low is None else config.low, levels - 1.0 if config.high is None else config.high
 
 
 def _images(x: Tensor) -> Tensor:

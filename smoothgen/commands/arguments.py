@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,17 +88,24 @@ def policy_of(device: str) -> DevicePolicy:
 
 
 def examples_of(path: Path, key: str | None, model: SmoothedModel, policy: DevicePolicy) -> Tensor:
-    """What a file holds as examples of the model, in data units, on the device. Values may be nan."""
+    """What a file holds as examples of the model, in data units, on the device. Values may be nan, as empty cells are.
+
+    Of a csv file with a header, the columns that the model was trained on, wherever they stand.
+    """
+    import numpy as np
     import torch
 
     from smoothgen.errors import DataError
-    from smoothgen.tables import read_table
+    from smoothgen.tables import CsvFormat, read_named
 
-    values = read_table(path, key).values
-    if values.shape[1:] != model.event_shape:
-        if values[0].size != model.event.dimensions:
-            raise DataError(f"{path}: examples have shape {values.shape[1:]}, the model's {model.event_shape}")
-        values = values.reshape(-1, *model.event_shape)
+    values = read_named(path, key, model.event.names, CsvFormat(empty=math.nan)).values
+    shape, wanted = values.shape[1:], model.event_shape
+    if shape != wanted and shape == (*wanted[1:], wanted[0]) and len(wanted) == 3:
+        values = np.moveaxis(values, 3, 1)  # images with their channels last, as the data source takes them too
+    elif shape != wanted:
+        if (shape != wanted[1:] and shape != (model.event.dimensions,)) or values[0].size != model.event.dimensions:
+            raise DataError(f"{path}: examples have shape {shape}, the model's {wanted}")
+        values = values.reshape(-1, *wanted)
     # units of their own may need all digits, which Apple's GPUs do not have
     wide = bool(model.event.scale) and not policy.place(torch.zeros(())).is_mps
     return policy.place(torch.tensor(values, dtype=torch.float64 if wide else torch.float32))

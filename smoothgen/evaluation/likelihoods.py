@@ -102,7 +102,7 @@ def _of_model(model: SmoothedModel, draws: int, split: Split, generator: Generat
 
 def _stage_one(model: SmoothedModel, split: Split, generator: Generator) -> Likelihood | None:
     with contextlib.suppress(NoClosedFormError):  # noise that is not independent between coordinates
-        return model.stage_one_likelihood(split.x, split.context, generator=generator)
+        return model.stage_one_likelihood(model.event.to_data(split.x), split.context, generator=generator)
     return None
 
 
@@ -137,7 +137,7 @@ def plain_likelihood(density: DensityModel, split: Split, event: EventSpec, gene
     ]
     log_prob = torch.cat(chunks)
     terms: dict[str, Tensor] = {"log p(x)": log_prob}
-    if event.scale:
+    if event.scale and event.levels is None:
         terms["units of the data"] = torch.full_like(log_prob, -event.log_scale)
     return Likelihood(
         per_example=log_prob - event.log_scale,

@@ -117,9 +117,11 @@ def _image_figure(figure_class: Any, arrays: dict[str, np.ndarray], event: Event
 
 
 def image_grid(images: np.ndarray, event: EventSpec) -> np.ndarray:
-    """(n, C, H, W) in the event's range -> one (rows * H, columns * W, C) image in [0, 1], with thin gaps."""
-    low = event.low if event.low is not None else float(images.min())
-    high = event.high if event.high is not None else float(images.max())
+    """(n, C, H, W) in data units -> one (rows * H, columns * W, C) image in [0, 1], with thin gaps."""
+    if event.low is not None and event.high is not None:
+        images, low, high = event.to_model(torch.from_numpy(images)).numpy(), event.low, event.high
+    else:
+        low, high = float(images.min()), float(images.max())
     columns = min(GRID, len(images))
     rows = math.ceil(min(len(images), GRID * GRID) / columns)
     channels, height, width = event.shape

@@ -204,8 +204,8 @@ def test_a_part_of_a_picture_is_drawn_anew(smoothgen_cli, tmp_path):
     np.save(tmp_path / "pictures.npy", pictures)
     config = write(tmp_path, data={"type": "array", "path": "pictures.npy"})
     assert smoothgen_cli("train", config, "--run-dir", "run", "trainer.max_steps=3").code == 0
-    x = (pictures[:5].astype(np.float64) / 127.5 - 1.0)[:, None]
-    np.save(tmp_path / "x.npy", x)
+    x = pictures[:5, None].astype(np.float64)
+    np.save(tmp_path / "x.npy", pictures[:5])
     unknown = {
         "top": np.s_[:2, :],
         "bottom": np.s_[2:, :],
@@ -218,13 +218,60 @@ def test_a_part_of_a_picture_is_drawn_anew(smoothgen_cli, tmp_path):
         assert answer.code == 0, answer.err
         drawn = np.zeros((4, 4), dtype=bool)
         drawn[part] = True
-        moved = np.abs(np.load(tmp_path / "out.npy") - x)[:, 0] > 1e-5
+        found = np.load(tmp_path / "out.npy")
+        assert np.array_equal(found, found.round()) and found.min() >= 0 and found.max() <= 255
+        moved = (found != x)[:, 0]
         assert not moved[:, ~drawn].any(), name
         assert moved[:, drawn].mean() > 0.9, name
-    x[0, 0, 0, 0] = 0.001
+    x[0, 0, 0, 0] = 0.1
     np.save(tmp_path / "x.npy", x)
     answer = smoothgen_cli("inpaint", "run", "x.npy", "--unknown", "bottom")
-    assert_one_line(answer, "on none of the 256 levels")
+    assert_one_line(answer, "0.1 at (0, 0, 0, 0) is none of the 256 levels from 0 to 255")
+
+
+def test_channels_may_come_last_or_flat_but_are_never_mixed_up(smoothgen_cli, tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (60, 5, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "pictures.npy", pictures)
+    config = write(tmp_path, data={"type": "array", "path": "pictures.npy"})
+    assert smoothgen_cli("train", config, "--run-dir", "run", "trainer.max_steps=3").code == 0
+    first = np.moveaxis(pictures[:5], 3, 1)
+    for name, x in (("last", pictures[:5]), ("first", first), ("flat", first.reshape(5, -1))):
+        np.save(tmp_path / f"{name}.npy", x)
+        answer = smoothgen_cli("inpaint", "run", f"{name}.npy", "--unknown", "bottom", "--out", f"{name}-out.npy")
+        assert answer.code == 0, answer.err
+        assert np.array_equal(np.load(tmp_path / f"{name}-out.npy")[:, :, :2], first[:, :, :2]), name
+    np.save(tmp_path / "other.npy", np.moveaxis(pictures[:5], 3, 2))
+    assert_one_line(smoothgen_cli("denoise", "run", "other.npy"), "(5, 3, 4), the model's (3, 5, 4)")
+
+
+def test_counts_come_back_as_counts_from_columns_that_stand_anywhere(smoothgen_cli, tmp_path):
+    generator = np.random.default_rng(0)
+    counts = generator.integers(0, 5, (300, 2)) * [1, 10]
+    rows = [f"id{i},{a},{b}" for i, (a, b) in enumerate(counts)]
+    data = table(tmp_path, ["name,few,many", *rows]) | {"columns": ["few", "many"]}
+    apart = write(tmp_path, data=data | {"columns": ["many"], "levels": 5, "high": 40.0})
+    assert smoothgen_cli("train", apart, "--run-dir", "tens", "trainer.max_steps=3").code == 0
+    smoothgen_cli("sample", "tens", "-n", "50", "--out", "tens.csv")
+    lines = (tmp_path / "tens.csv").read_text().splitlines()
+    assert lines[0] == "many" and set(lines[1:]) <= {"0", "10", "20", "30", "40"}
+    together = write(tmp_path, data=data | {"levels": 41})
+    assert smoothgen_cli("train", together, "--run-dir", "run", "trainer.max_steps=3").code == 0
+    (tmp_path / "holes.csv").write_text("many,note,few\n30,x,\n,y,2\n10,z,4\n")
+    answer = smoothgen_cli("inpaint", "run", "holes.csv", "--unknown", "nan", "--out", "filled.csv")
+    assert answer.code == 0 and "2 of 6 values drawn anew" in answer.out, answer.err
+    filled = [line.split(",") for line in (tmp_path / "filled.csv").read_text().splitlines()]
+    assert filled[0] == ["few", "many"] and filled[1][1] == "30" and filled[2][0] == "2" and filled[3] == ["4", "10"]
+    assert all(cell.isdigit() for row in filled[1:] for cell in row)
+    assert_one_line(smoothgen_cli("denoise", "run", "holes.csv"), "2 values are not finite")
+    assert_one_line(smoothgen_cli("inpaint", "run", "holes.csv", "--unknown", "few"), "nan at (1, 1) is not finite")
+    (tmp_path / "other.csv").write_text("a,many\n1,2\n")
+    assert_one_line(smoothgen_cli("denoise", "run", "other.csv"), 'no column "few"', "its columns: a, many")
+    (tmp_path / "bare.csv").write_text("1,20\n,30\n")
+    answer = smoothgen_cli("inpaint", "run", "bare.csv", "--unknown", "nan", "--out", "bare-out.csv")
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "bare-out.csv").read_text().splitlines()[1] == "1,20"
+    (tmp_path / "text.csv").write_text("few,many\n1,ten\n")
+    assert_one_line(smoothgen_cli("denoise", "run", "text.csv"), "row 2, column \"many\": 'ten' is not a number")
 
 
 def test_the_commands_do_what_they_say(smoothgen_cli, tmp_path, finished):

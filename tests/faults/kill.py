@@ -28,12 +28,12 @@ from typing import Any
 
 MADE = {"type": "made", "hidden": [16, 16], "components": 2}
 COMMON: dict[str, Any] = {
-    "data": {"type": "rings", "train_size": 500, "validation_size": 100, "test_size": 200},
+    "data": {"type": "rings", "train_size": 500, "validation_size": 100, "test_size": 1000},
     "kernel": {"type": "gaussian", "sigma": 0.3},
     "density": MADE,
     "inverter": {"type": "conditional", "density": MADE},
-    "trainer": {"max_steps": 240, "batch_size": 16, "log_every": 5, "validate_every": 20, "checkpoint_every": 5},
-    "evaluate": {"metrics": ["elbo", "samples"], "max_examples": 100, "samples": 50},
+    "trainer": {"batch_size": 16, "log_every": 5, "validate_every": 20, "checkpoint_every": 5},
+    "evaluate": {"metrics": ["elbo", "samples"], "max_examples": 1000, "importance_samples": [100], "samples": 50},
     "device": {"device": "cpu", "threads": 1},
 }
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,11 +43,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dropout, fresh data": {"density": MADE | {"dropout": 0.3}, "data": {"train_size": None}},
     "search for sigma": {
         "kernel": {"type": "gaussian", "sigma": "auto"},
-        "trainer": {"max_steps": 120, "sigma_search": {"candidates": 4, "steps": 40}},
+        "trainer": {"sigma_search": {"candidates": 4}},
     },
 }
 TIMES = {"steps_per_second", "seconds", "stderr_seconds"}
 PATIENCE_SECONDS = 300.0
+STEPS = 1500  # so many that most of a run's time is training
 
 
 @dataclass
@@ -64,12 +65,15 @@ class Outcome:
     differences: list[str] = field(default_factory=list)
 
 
-def configuration(name: str) -> dict[str, Any]:
-    """The setting's whole configuration."""
+def configuration(name: str, steps: int) -> dict[str, Any]:
+    """The setting's whole configuration, with `steps` steps a stage; a rung of the search has a third of them."""
     config = COMMON | {"name": "killed"}
     for key, value in SETTINGS[name].items():
         config[key] = config.get(key, {}) | value
-    return config
+    trainer = config["trainer"] | {"max_steps": steps}
+    if "sigma_search" in trainer:
+        trainer["sigma_search"] = trainer["sigma_search"] | {"steps": steps // 3}
+    return config | {"trainer": trainer}
 
 
 def start(config: Path, run_dir: Path) -> subprocess.Popen[bytes]:
@@ -158,11 +162,11 @@ def kill_one_run(config: Path, run_dir: Path, chance: random.Random, span: float
     finish(config, run_dir)
 
 
-def torture(setting: str, times: int, chance: random.Random, directory: Path) -> Outcome:
+def torture(setting: str, times: int, chance: random.Random, directory: Path, steps: int = STEPS) -> Outcome:
     """Spreads `times` kills over as many runs of a setting as it takes."""
     directory.mkdir(parents=True)
     config = directory / "experiment.yaml"
-    config.write_text(json.dumps(configuration(setting)))  # JSON is YAML
+    config.write_text(json.dumps(configuration(setting, steps)))  # JSON is YAML
     outcome = Outcome(setting)
     outcome.seconds_uninterrupted = round(finish(config, directory / "whole"), 2)
     whole = left(directory / "whole")

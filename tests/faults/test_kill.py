@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results.json"
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_happened(tmp_path):
-    outcome = kill.torture("two stages and a baseline", 3, random.Random(0), tmp_path / "runs")
+    outcome = kill.torture("two stages and a baseline", 3, random.Random(0), tmp_path / "runs", steps=240)
     assert outcome.kills == 3
     assert outcome.equal == outcome.runs >= 1, outcome.differences
 

@@ -138,6 +138,31 @@ def test_units_follow_the_shape_in_raster_order():
     assert event.to_data(torch.ones(2, 1, 2, 2))[1].tolist() == [[[2.0, 12.0], [103.0, 1004.0]]]
 
 
+def test_one_number_is_the_unit_of_all():
+    event = EventSpec(shape=(1, 2, 2), shift=(1.0,), scale=(10.0,))
+    data = event.to_data(torch.ones(2, 1, 2, 2))
+    assert (data == 11.0).all() and (event.to_model(data) == 1.0).all()
+    assert event.log_scales == (math.log(10.0),) * 4 and event.log_scale == pytest.approx(4 * math.log(10.0))
+
+
+@given(first=st.integers(-1000, 1000), step=st.sampled_from([1, 2, 5, 1000]), levels=st.integers(2, 300))
+def test_levels_come_back_as_the_very_values_of_the_data(first, step, levels):
+    last = first + step * (levels - 1)
+    units = {"shift": ((first + last) / 2,), "scale": ((last - first) / 2,)}
+    event = EventSpec(shape=(1,), low=-1.0, high=1.0, levels=levels, **units)
+    data = torch.arange(first, last + 1, step, dtype=torch.float64)[:, None]
+    x = event.to_model(data).float()
+    assert event.levels_of(x).flatten().tolist() == list(range(levels))
+    assert torch.equal(event.nearest_data(x + 0.3 * event.bin_width), data)
+    assert event.ends == (first, last)
+    assert event.log_scale == 0.0, "the probability of a level is the same in any units"
+    event.check_levels(data)
+    with pytest.raises(DataError, match=rf"is none of the {levels} levels from .* to .*give them in these units"):
+        event.check_levels(data + 0.5 * step)
+    with pytest.raises(DataError, match=r"nan at .* is none of"):
+        event.check_levels(torch.full((1, 1), math.nan))
+
+
 def test_without_units_nothing_changes():
     x = torch.randn(4, 1, 2, 2)
     assert BYTE.to_model(x) is x and BYTE.to_data(x) is x and BYTE.log_scale == 0.0
@@ -168,15 +193,11 @@ def test_the_smoothed_and_the_standard_space():
         ({"shape": (2,), "low": 2.0, "high": 1.0}, r"low 2.0 must be below high 1.0"),
         ({"shape": (2,), "low": math.nan}, "finite"),
         ({"shape": (2,), "high": math.inf}, "finite"),
-        ({"shape": (2,), "shift": (1.0,), "scale": (1.0,)}, "need 2 numbers each, or none"),
-        ({"shape": (2,), "shift": (1.0, 2.0)}, "need 2 numbers each, or none"),
-        ({"shape": (2,), "scale": (1.0, 2.0)}, "need 2 numbers each, or none"),
+        ({"shape": (3,), "shift": (1.0, 2.0), "scale": (1.0, 2.0)}, "need 3 numbers each, one, or none"),
+        ({"shape": (2,), "shift": (1.0, 2.0)}, "need 2 numbers each, one, or none"),
+        ({"shape": (2,), "scale": (1.0, 2.0)}, "need 2 numbers each, one, or none"),
         ({"shape": (2,), "shift": (0.0, 0.0), "scale": (1.0, 0.0)}, "every scale must be positive"),
         ({"shape": (2,), "shift": (0.0, 0.0), "scale": (1.0, -1.0)}, "every scale must be positive"),
-        (
-            {"shape": (1,), "low": 0.0, "high": 1.0, "levels": 2, "shift": (0.0,), "scale": (1.0,)},
-            "discrete events carry no shift and scale",
-        ),
         ({"shape": (2,), "names": ("a",)}, "1 names for 2 coordinates"),
         ({"shape": (2,), "level": 256}, 'did you mean "levels"'),
     ],
