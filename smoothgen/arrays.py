@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from torch import Tensor
 
-from smoothgen.checkpoint import write_atomically
+from smoothgen.checkpoint import check_writable, write_atomically
 from smoothgen.component import nearest
 from smoothgen.errors import ConfigError, DataError
 from smoothgen.event import EventSpec
@@ -133,6 +133,16 @@ def choose_key(keys: Sequence[str], key: str | None, path: Path) -> str:
     return key
 
 
+def check_target(path: Path, arrays: int) -> None:
+    """Raises what `write_array` would of a file for so many arrays, before they are made."""
+    ending = path.suffix.lower()
+    if ending not in (".npy", ".npz", ".csv", ".safetensors", ".png"):
+        raise ConfigError(f'{path}: unknown ending "{path.suffix}"; use .npy, .npz, .csv, .safetensors or .png')
+    if ending in (".npy", ".csv") and arrays > 1:
+        raise ConfigError(f"{path}: a {ending} file holds one array, not {arrays}; use .npz or .safetensors")
+    check_writable(path)
+
+
 def write_array(path: Path, arrays: dict[str, Tensor], event: EventSpec) -> None:
     """Writes named arrays (n, *event_shape), atomically, in the format of the file's ending.
 
@@ -143,8 +153,7 @@ def write_array(path: Path, arrays: dict[str, Tensor], event: EventSpec) -> None
 
     values = {name: value.detach().cpu() for name, value in arrays.items()}
     ending = path.suffix.lower()
-    if ending in (".npy", ".csv") and len(values) > 1:
-        raise ConfigError(f"{path}: a {ending} file holds one array, not {', '.join(values)}; use .npz or .safetensors")
+    check_target(path, len(values))
     if ending == ".png":
         save_panels(path, values, event)
     elif ending == ".safetensors":
@@ -159,7 +168,7 @@ def write_array(path: Path, arrays: dict[str, Tensor], event: EventSpec) -> None
         else:
             np.save(buffer, next(iter(values.values())).numpy())
         write_atomically(path, buffer.getvalue())
-    elif ending == ".csv":
+    else:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(event.names or [f"x{index}" for index in range(event.dimensions)])
@@ -167,5 +176,3 @@ def write_array(path: Path, arrays: dict[str, Tensor], event: EventSpec) -> None
         whole = event.levels is not None and bool((rows == rows.round()).all())  # counts are written as such
         writer.writerows((rows.long() if whole else rows).tolist())
         write_atomically(path, text.getvalue().encode())
-    else:
-        raise ConfigError(f'{path}: unknown ending "{ending}"; use .npy, .npz, .csv, .safetensors or .png')

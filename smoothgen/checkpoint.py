@@ -61,6 +61,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raises RunDirectoryError where a file could not be written: before hours of work, not after."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise RunDirectoryError(f"cannot write {path}: there is no folder {folder}; make it, or choose another place")
+    if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = "it is a folder" if path.is_dir() else f"{folder} cannot be written to"
+        raise RunDirectoryError(f"cannot write {path}: {reason}; choose another place")
+
+
 def _cannot_write(path: Path, error: Exception) -> RunDirectoryError:
     reason = getattr(error, "strerror", None) or error
     return RunDirectoryError(f"cannot write {path}: {reason}; free some space or choose another place")

@@ -118,5 +118,9 @@ class RecoveryWarning(SmoothgenWarning):
     """Something was damaged, and what follows goes on from an older state."""
 
 
+class PictureWarning(SmoothgenWarning):
+    """A picture could not be drawn; everything else is there."""
+
+
 class WrapError(SmoothgenError, ValueError):
     """A density of another library that cannot be wrapped, or gets something wrong that nobody has accepted."""

@@ -12,6 +12,7 @@ from smoothgen.checkpoint import CONFIG_FILE, write_atomically
 from smoothgen.config import ExperimentConfig
 from smoothgen.documents import read_json
 from smoothgen.errors import CheckpointError
+from smoothgen.event import EventSpec
 from smoothgen.regular_file import is_regular
 from smoothgen.run_directory import ENVIRONMENT, EVALUATION, RunDirectory
 
@@ -113,10 +114,11 @@ def _data(config: ExperimentConfig, event: dict[str, Any]) -> str:
     if event.get("names"):
         rows.append(("columns", ", ".join(map(_plain, event["names"]))))
     if event.get("levels"):
-        rows.append(("values", f"{event['levels']} levels from {event['low']:g} to {event['high']:g}: discrete"))
+        low, high = EventSpec.model_validate(event).ends
+        rows.append(("values", f"{event['levels']} levels from {low:g} to {high:g}: discrete"))
     else:
         rows.append(("values", "continuous"))
-    if event.get("scale"):
+    if event.get("scale") and not event.get("levels"):
         rows.append(("units", "samples and likelihoods are in the data's own units; the model standardises inside"))
     return "## Data\n\n" + _table(("", ""), rows)
 
@@ -146,7 +148,9 @@ def _likelihoods(metrics: dict[str, Any]) -> str:
         )
         unit = "bits per dim (lower is better)" if discrete else "nats, log density (higher is better)"
         drawn = str(value["draws"]) if value["draws"] else "-"
-        rows.append((name, f"{number:.4f} ± {_error(error)}", unit, value["kind"], str(value["n"]), drawn))
+        rows.append(
+            (name, f"{_shown(number, 'not finite')} ± {_shown(error)}", unit, value["kind"], str(value["n"]), drawn)
+        )
     text = "## Likelihood\n\nOn the test split, ± one standard error over its examples.\n\n"
     text += _table(("", "value", "unit", "kind", "examples", "draws K"), rows)
     if metrics.get("entropy") is not None:
@@ -154,8 +158,8 @@ def _likelihoods(metrics: dict[str, Any]) -> str:
     return text
 
 
-def _error(value: float | None) -> str:
-    return "unknown" if value is None or not math.isfinite(value) else f"{value:.4f}"
+def _shown(value: float | None, otherwise: str = "unknown") -> str:
+    return otherwise if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def _quality(metrics: dict[str, Any]) -> str:

@@ -22,14 +22,16 @@ def evaluate(
         list[str] | None,
         typer.Argument(help="evaluate.features=classifier and the like.", metavar="[KEY=VALUE]..."),
     ] = None,
-    importance_samples: Annotated[list[int] | None, typer.Option("-k", help="Draws K of a bound; repeatable.")] = None,
+    importance_samples: Annotated[
+        list[int] | None, typer.Option("-k", help="Draws K of a bound; repeatable.", min=1)
+    ] = None,
     max_examples: Annotated[int | None, typer.Option(help="Test examples for the bound.", min=2)] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a trained model: bounds with units on the test split, and samples against data."""
-    from smoothgen.checkpoint import write_json
+    from smoothgen.checkpoint import check_writable, write_json
     from smoothgen.errors import NoDensityError
     from smoothgen.evaluation.measure import measure
     from smoothgen.experiment import load, load_baseline
@@ -37,6 +39,8 @@ def evaluate(
     from smoothgen.run_directory import RunDirectory
 
     policy = policy_of(device)
+    if out is not None:
+        check_writable(out)
     config = _with_overrides(RunDirectory(run).stored_config(), overrides or [])
     model = load(run).to(policy.device)
     data = config.data.build()
@@ -60,9 +64,9 @@ def evaluate(
         measured = measure(config, model, baseline, data, policy, Progress(enabled=False))
     if not measured:
         return  # another process of the same command reports
+    show(measured)
     if out is not None:
         write_json(out, measured)
-    show(measured)
 
 
 def _measurable(config: ExperimentConfig, model: SmoothedModel, data: DataSource) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from smoothgen.commands.arguments import DeviceOption, RunArgument, policy_of
 
 def ui(
     run: RunArgument,
-    port: Annotated[int | None, typer.Option(help="Port; by default the first free one from 7860.", min=1)] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; by default the first free one from 7860.", min=1, max=65535)
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
     device: DeviceOption = "auto",
 ) -> None:

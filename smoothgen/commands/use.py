@@ -24,12 +24,14 @@ def sample(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw samples from a trained model."""
-    from smoothgen.arrays import write_array
+    from smoothgen.arrays import check_target, write_array
     from smoothgen.experiment import load
     from smoothgen.progress import Progress
     from smoothgen.shares import shared
 
     policy = policy_of(device)
+    target = out or Path("samples.npz")
+    check_target(target, 1 + smoothed)
     model = load(run).to(policy.device)
     context = _test_context(run, num, policy) if model.context is not None else None
 
@@ -43,7 +45,6 @@ def sample(
         drawn = shared(draw, num, policy)
     if drawn is None:
         return
-    target = out or Path("samples.npz")
     write_array(target, drawn, model.event)
     typer.echo(f"{num} samples of shape {model.event.shape} in {target}")
 
@@ -60,7 +61,7 @@ def denoise(
     device: DeviceOption = "auto",
 ) -> None:
     """Remove the kernel's noise from examples."""
-    from smoothgen.arrays import write_array
+    from smoothgen.arrays import check_target, write_array
     from smoothgen.errors import ConfigError, DataError
     from smoothgen.experiment import load
     from smoothgen.shares import shared
@@ -68,6 +69,8 @@ def denoise(
     if method not in ("inverter", "single-step"):
         raise ConfigError(f'--method: unknown "{method}"; choose inverter or single-step')
     policy = policy_of(device)
+    target = out or data.with_name(f"{data.stem}-denoised.npz")
+    check_target(target, 1)
     model = load(run).to(policy.device)
     if model.context is not None:
         raise ConfigError(f"{run} was trained with a context; use model.denoise(x_tilde, context) from Python")
@@ -84,7 +87,6 @@ def denoise(
         denoised = shared(work, len(noisy), policy)
     if denoised is None:
         return
-    target = out or data.with_name(f"{data.stem}-denoised.npz")
     write_array(target, denoised, model.event)
     typer.echo(f"{len(noisy)} examples denoised in {target}")
 
@@ -114,13 +116,15 @@ def inpaint(
     device: DeviceOption = "auto",
 ) -> None:
     """Draw what is unknown of examples, given what is known."""
-    from smoothgen.arrays import write_array
+    from smoothgen.arrays import check_target, write_array
     from smoothgen.errors import ConfigError
     from smoothgen.experiment import load
     from smoothgen.masks import read_mask, unknown_mask
     from smoothgen.shares import shared
 
     policy = policy_of(device)
+    target = out or data.with_name(f"{data.stem}-inpainted.npz")
+    check_target(target, 1)
     model = load(run).to(policy.device)
     if model.context is not None:
         raise ConfigError(f"{run} was trained with a context; use model.inpaint(x, mask, context) from Python")
@@ -142,7 +146,6 @@ def inpaint(
         completed = shared(work, len(x), policy)
     if completed is None:
         return
-    target = out or data.with_name(f"{data.stem}-inpainted.npz")
     write_array(target, completed, model.event)
     typer.echo(f"{len(x)} examples, {int((~known).sum())} of {known.numel()} values drawn anew, in {target}")
 

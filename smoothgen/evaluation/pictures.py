@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from smoothgen.config import ExperimentConfig
 from smoothgen.data_source import DataSource
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
-from smoothgen.errors import NoClosedFormError
+from smoothgen.errors import NoClosedFormError, PictureWarning
 from smoothgen.event import EventSpec
 from smoothgen.smoothed_model import SmoothedModel
 from smoothgen.training_data import placed
@@ -34,10 +35,22 @@ def draw_pictures(
     data: DataSource,
     policy: DevicePolicy,
 ) -> Path:
-    """samples.png: data, smoothed samples, their inversions and the baseline, side by side. Returns its path."""
+    """samples.png: data, smoothed samples, their inversions and the baseline, side by side. Returns its path.
+
+    Warns with PictureWarning where the values cannot be drawn.
+    """
     path = directory / "samples.png"
-    save_panels(path, all_panels(config, model, baseline, data, policy), model.event, config.name)
+    panels = all_panels(config, model, baseline, data, policy)
+    try:
+        save_panels(path, panels, model.event, config.name)
+    except (ValueError, ArithmeticError) as error:
+        warnings.warn(f"{path} was not drawn: {error}; all else of the run is there", PictureWarning, stacklevel=2)
     return path
+
+
+def plain_text(name: str) -> str:
+    """A name as matplotlib shows it letter by letter, without reading mathematics between dollar signs."""
+    return name.replace("$", r"\$")
 
 
 def all_panels(
@@ -88,7 +101,7 @@ def save_panels(path: Path, panels: dict[str, Tensor], event: EventSpec, title: 
     """One picture with a panel per set of examples, each (n, *event_shape) in data units."""
     from matplotlib.figure import Figure
 
-    arrays = {name: value.detach().float().cpu().numpy() for name, value in panels.items()}
+    arrays = {name: value.detach().cpu().double().numpy() for name, value in panels.items()}
     if is_image_event(event):
         figure = _image_figure(Figure, arrays, event)
     elif event.dimensions == 1:
@@ -98,7 +111,7 @@ def save_panels(path: Path, panels: dict[str, Tensor], event: EventSpec, title: 
     else:
         figure = _histogram_figure(Figure, arrays, event, min(event.dimensions, 12))
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain_text(title))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomically(path, buffer.getvalue())
@@ -139,8 +152,8 @@ def _plane_figure(figure_class: Any, arrays: dict[str, np.ndarray], event: Event
     axes = figure.subplots(1, len(arrays), squeeze=False, sharex=True, sharey=True)[0]
     reference = next(iter(arrays.values())).reshape(-1, 2)
     low, high = np.quantile(reference, 0.001, axis=0), np.quantile(reference, 0.999, axis=0)
-    margin = 0.12 * (high - low)
-    names = event.names or ("$x_1$", "$x_2$")
+    margin = 0.12 * np.where(high > low, high - low, np.abs(high) + 1.0)
+    names = tuple(map(plain_text, event.names)) or ("$x_1$", "$x_2$")
     for axis, (name, points) in zip(axes, arrays.items(), strict=True):
         flat = points.reshape(-1, 2)
         axis.plot(flat[:, 0], flat[:, 1], ".", markersize=1.5, alpha=0.5, color=COLOURS[0])
@@ -163,10 +176,12 @@ def _histogram_figure(figure_class: Any, arrays: dict[str, np.ndarray], event: E
             values = {name: array.reshape(len(array), -1)[:, index] for name, array in arrays.items()}
             reference = np.concatenate(list(values.values()))
             low, high = np.quantile(reference, [0.002, 0.998]).tolist()
+            if not low < high:
+                low, high = low - 0.5 * (abs(low) + 1.0), high + 0.5 * (abs(high) + 1.0)
             edges = np.linspace(low, high, 61)
             for (name, value), colour in zip(values.items(), COLOURS, strict=False):
                 axis.hist(value, edges, density=True, histtype="step", label=name, color=colour)
-            axis.set_xlabel(event.names[index] if event.names else f"$x_{{{index + 1}}}$")
+            axis.set_xlabel(plain_text(event.names[index]) if event.names else f"$x_{{{index + 1}}}$")
             axis.set_yticks([])
     axes[0].legend(fontsize=7)
     return figure

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from smoothgen.errors import SmoothgenError
+from smoothgen.errors import ConfigError, SmoothgenError
 from smoothgen.extras import required
 from smoothgen.ui.workbench import Workbench
 
@@ -44,19 +45,28 @@ def serve(workbench: Workbench, title: str, port: int | None, browser: bool) -> 
     blocks = page(workbench, title)
     blocks.queue(default_concurrency_limit=1)
     theme = gradio().themes.Default(primary_hue="teal")
-    blocks.launch(
-        server_name="127.0.0.1", server_port=port, share=False, inbrowser=browser, quiet=True, theme=theme,
-        footer_links=["api"], run_history=False,
-    )  # fmt: skip
+    try:
+        blocks.launch(
+            server_name="127.0.0.1", server_port=port, share=False, inbrowser=browser, quiet=True, theme=theme,
+            footer_links=["api"], run_history=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise ConfigError(f"the page cannot be served: {error}; choose another --port, or none") from error
 
 
 def _told(gr: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """What a person can mend is shown on the page."""
 
+    numbers = [parameter.annotation == "float" for parameter in inspect.signature(function).parameters.values()]
+
     @wraps(function)
     def wrapper(*values: Any) -> Any:
         try:
+            if any(value is None for value, needed in zip(values, numbers, strict=True) if needed):
+                raise ConfigError("a number is missing; fill in every field")
             return function(*values)
+        except IndexError as error:
+            raise gr.Error("there is no such example", print_exception=False) from error
         except SmoothgenError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

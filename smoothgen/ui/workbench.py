@@ -14,7 +14,7 @@ from torch import Tensor
 from smoothgen.data_source import DataSource
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, NoClosedFormError
-from smoothgen.evaluation.pictures import GRID, image_grid, is_image_event
+from smoothgen.evaluation.pictures import GRID, image_grid, is_image_event, plain_text
 from smoothgen.smoothed_model import SmoothedModel
 
 SIDE, GRID_SIDE = 320, 640
@@ -104,7 +104,7 @@ class Workbench:
         return self._rgb(images, max(1, GRID_SIDE // width))
 
     def _rgb(self, images: Tensor, factor: int) -> Picture:
-        grid = image_grid(images.float().cpu().numpy(), self.model.event)
+        grid = image_grid(images.cpu().double().numpy(), self.model.event)
         levels = (np.clip(grid, 0, 1) * 255).round().astype(np.uint8)
         colours = np.repeat(levels, 3, axis=2) if levels.shape[2] == 1 else levels[..., :3]
         return colours.repeat(factor, 0).repeat(factor, 1)
@@ -120,15 +120,15 @@ class Workbench:
         if next(iter(flat.values())).shape[1] == 1:
             for name, rows in flat.items():
                 axis.hist(rows[:, 0], 80, density=True, histtype="step", label=name)
-            axis.set_xlabel(self.names[0])
+            axis.set_xlabel(plain_text(self.names[0]))
         else:
             if joined:
                 steps = np.stack(list(flat.values()))[:, :200, :2]
                 axis.plot(steps[..., 0], steps[..., 1], color="#888888", linewidth=0.4, zorder=0)
             for name, rows in flat.items():
                 axis.plot(rows[:, 0], rows[:, 1], ".", markersize=3, alpha=0.6, label=name)
-            axis.set_xlabel(self.names[0])
-            axis.set_ylabel(self.names[1])
+            axis.set_xlabel(plain_text(self.names[0]))
+            axis.set_ylabel(plain_text(self.names[1]))
         axis.legend(loc="upper right")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100)

@@ -315,3 +315,51 @@ def test_a_table_of_ones_own_keeps_its_units_and_names(smoothgen_cli, tmp_path):
     assert filled[0] == "height,weight"
     assert [float(line.split(",")[0]) for line in filled[1:]] == [float(row.split(",")[0]) for row in rows]
     assert_one_line(smoothgen_cli("inpaint", "run", "data.csv", "--unknown", "wieght"), 'did you mean "weight"')
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(smoothgen_cli, tmp_path, finished, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("the work was begun")
+
+    monkeypatch.setattr("smoothgen.experiment.load", never)
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    (tmp_path / "folder.npz").mkdir()
+    for command in (["sample"], ["denoise", "x.npy"], ["inpaint", "x.npy", "--unknown", "nan"], ["evaluate"]):
+        name, *more = command
+        for out, parts in (
+            ("no/such/x.npz", ["cannot write no/such/x.npz", "there is no folder"]),
+            ("folder.npz", ["it is a folder"]),
+        ):
+            assert_one_line(smoothgen_cli(name, finished, *more, "--out", out), *parts)
+        if name != "evaluate":
+            assert_one_line(smoothgen_cli(name, finished, *more, "--out", "x.tif"), 'unknown ending ".tif"')
+    assert smoothgen_cli("evaluate", finished, "-k", "0").code == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "shift", "scale"),
+    [
+        ("US$_per_$,b", 0.0, 1.0),  # which matplotlib would read as mathematics
+        ("time,$\\frac{", 1.7e9, 1.0),  # whose spread float32 cannot hold
+        ("a,b", 0.0, 1e39),  # beyond float32
+    ],
+)
+def test_awkward_tables_are_trained_and_drawn(smoothgen_cli, tmp_path, header, shift, scale):
+    generator = np.random.default_rng(0)
+    rows = [f"{shift + scale * a!r},{b!r}" for a, b in generator.normal(size=(300, 2)).tolist()]
+    config = write(tmp_path, data=table(tmp_path, [header, *rows]), evaluate={"metrics": ["samples"]})
+    answer = smoothgen_cli("train", config, "--run-dir", "run", "trainer.max_steps=3")
+    assert answer.code == 0 and "Traceback" not in answer.err, answer.err
+    assert (tmp_path / "run/samples.png").stat().st_size > 5000
+    assert (tmp_path / "run/README.md").exists()
+
+
+def test_a_bound_that_is_not_finite_ends_no_run(smoothgen_cli, tmp_path):
+    data = table(tmp_path, GOOD_ROWS) | {"test_path": "test.csv", "standardize": False}
+    table(tmp_path, [*GOOD_ROWS[:5], "1,3.3e38"], "test.csv")
+    made = {"type": "made", "hidden": [8], "family": "gaussian"}
+    evaluate = {"metrics": ["elbo"], "importance_samples": []}
+    config = write(tmp_path, data=data, density=made, evaluate=evaluate)
+    answer = smoothgen_cli("train", config, "--run-dir", "run", "trainer.max_steps=3")
+    assert answer.code == 0 and "Traceback" not in answer.err, answer.err
+    assert "not finite" in (tmp_path / "run/README.md").read_text()

@@ -21,7 +21,7 @@ import torch
 import smoothgen
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, DependencyError
-from smoothgen.ui.page import gradio
+from smoothgen.ui.page import _told, gradio, serve
 from smoothgen.ui.workbench import Workbench, open_run
 
 TRAINING = {
@@ -218,3 +218,27 @@ def listening_addresses(pid: int) -> set[str]:
                 packed = bytes.fromhex(fields[1].partition(":")[0])
                 addresses.add(".".join(map(str, packed[::-1])) if len(packed) == 4 else fields[1])
     return addresses
+
+
+def test_what_a_person_leaves_out_is_told(points, monkeypatch):
+    gr = pytest.importorskip("gradio", reason="the extra ui is not installed")
+
+    def draw(count: float, seed: float, drawing: dict[str, str]) -> list[int]:
+        return list(range(int(count)))[int(seed) : int(seed) + 1] or [[][0]]
+
+    draw.__annotations__ = {"count": "float", "seed": "float", "drawing": "dict[str, str]"}
+    told = _told(gr, draw)
+    assert told(3, 1, None) == [1]
+    with pytest.raises(gr.Error, match="a number is missing"):
+        told(3, None, None)
+    with pytest.raises(gr.Error, match="no such example"):
+        told(3, 5, None)
+
+
+def test_a_port_that_is_taken_is_one_line(points):
+    pytest.importorskip("gradio", reason="the extra ui is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match=r"cannot be served: .*choose another --port"):
+            serve(points, "taken", taken.getsockname()[1], browser=False)
