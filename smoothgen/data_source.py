@@ -17,6 +17,7 @@ from smoothgen.registry import ComponentField
 from smoothgen.row_order import spread
 
 SplitName = Literal["train", "validation", "test"]
+"""The parts that data are divided into: to train on, to choose by, to measure on once."""
 
 
 class Examples(ABC):

@@ -39,6 +39,8 @@ Source = str | Path | dict[str, Any] | ExperimentConfig
 class Result:
     """What training leaves: the model, the plain baseline if one was asked for, and the numbers.
 
+    baseline: unlike the model, in the model's coordinates: `model.event.to_data(baseline.sample(n))` are data units,
+    and its log_prob less `model.event.log_scale` is per unit of data.
     metrics: what evaluation measured on the test split, as plain values. run_dir: where everything lies, or None.
     training: what each stage took that was trained in this process.
     """
@@ -233,6 +235,6 @@ def load(run_dir: str | Path) -> SmoothedModel:
 
 
 def load_baseline(run_dir: str | Path) -> DensityModel | None:
-    """The plain density trained beside the model, if there was one."""
+    """The plain density trained beside the model, or None. It works in the model's coordinates, see `Result`."""
     directory = Path(run_dir) / "baseline"
     return load_model(directory) if directory.is_dir() else None

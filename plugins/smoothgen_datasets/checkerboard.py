@@ -74,7 +74,7 @@ def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
 class CheckerboardConfig(ToyConfig):
     """A 4 x 4 checkerboard on [-4, 4]^2: entropy log 32 = 3.4657 nats.
 
-    Source: the checkerboard of FFJORD (arXiv 1810.01367), which arXiv 2103.15089 (section 4.4) also uses.
+    Source: the checkerboard of FFJORD (arXiv 1810.01367), which arXiv 2103.15089 (section 5) also uses.
     """
 
     type: Literal["checkerboard"] = "checkerboard"

@@ -320,7 +320,7 @@ CLAIMS = (
         "included",
         _best_against_best,
     ),
-    Claim("Smoothing improves RealNVP (section 4.4, −ELBO − NLL and share off the support)", _flows),
+    Claim("Smoothing improves RealNVP (section 5, −ELBO − NLL and share off the support)", _flows),
     Claim("A single step gives poor samples where the noise is wide (appendix B.2)", _single_step),
     Claim("Smoothing regularises (Proposition 1): better test −ELBO than NLL on few examples, rings", _regularises),
     Claim(

@@ -19,7 +19,7 @@ class Flows(Study):
 
     name = "flows"
     title = "RealNVP with and without smoothing"
-    source = "Figure 7 and Section 4.4"
+    source = "Figure 7 and Section 5"
 
     def jobs(self, seeds: Sequence[int], quick: bool) -> list[Job]:
         return [job for name in SETS for job in row_jobs(name, _flows(name), seeds, quick)]

@@ -23,7 +23,7 @@ INTRODUCTION = (
     "The one- and two-dimensional evidence of *Improved Autoregressive Modeling with Distribution Smoothing* "
     "([arXiv 2103.15089](https://arxiv.org/abs/2103.15089)), run again on data whose density and entropy are known, so "
     "that a negative log-likelihood can be read as a distance from the best that is possible. Settings were chosen on "
-    "other seeds and other data. The command below makes this whole page: no number or verdict on it is typed."
+    "data of another seed. The command below makes this whole page: no number or verdict on it is typed."
 )
 QUICK = "**Every training was cut to a few steps, to see all code run: no number and no verdict here means anything.**"
 

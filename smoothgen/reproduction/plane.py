@@ -167,4 +167,4 @@ class Checkerboard(TableStudy):
 
     name = "checkerboard"
     title = "Checkerboard, and beyond"
-    source = "Section 4.4 for RealNVP; MADE and the rest go beyond"
+    source = "Section 5 for RealNVP; MADE and the rest go beyond"

@@ -240,7 +240,8 @@ def test_the_command_reference_names_every_command_and_option() -> None:
         assert name in usage, f"docs/reference/cli.md does not name the command {name}"
         for parameter in command.params:
             options = [option for option in parameter.opts if option.startswith("-")]
-            known = not options or any(f"[{option}" in usage[name] for option in options)
+            opening = " " if parameter.required else "["
+            known = not options or any(f"{opening}{option}" in usage[name] for option in options)
             assert known or "--help" in options, f"docs/reference/cli.md: {name} without {options[0]}"
         for option in re.findall(r"\[(-[\w-]+)", usage[name]):
             named = any(option in parameter.opts for parameter in command.params)
