@@ -656,7 +656,7 @@ def test_bad_masks_values_and_numbers_are_refused():
     for bad, what in ((known.long(), "boolean"), (known[0], r"\(1, 3, 3\)"), (known.expand(2, 1, 3, 3), "mask")):
         with pytest.raises(ShapeError, match=what):
             model.inpaint(x, bad)
-    for value, what in ((math.nan, "not finite"), (7.0, "outside"), (0.1, "levels")):
+    for value, what in ((math.nan, "not finite"), (7.0, "is none of the 9 levels"), (0.1, "levels")):
         spoilt = x.clone()
         spoilt[2, 0, 1, 1] = value
         with pytest.raises(DataError, match=what):

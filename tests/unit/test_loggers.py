@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import struct
+import time
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,8 +230,10 @@ def test_wandb_offline_holds_every_record_once_and_no_secret(tmp_path, monkeypat
     identity = json.loads((run_dir / "wandb" / wandb_plugin.IDENTITY).read_text())["id"]
     smoothgen.fit(config("wandb"), run_dir, resume=True)
     (log,) = (run_dir / "wandb").glob(f"offline-run-*-{identity}/*.wandb")
-    rows = history(log)
     records = RunDirectory(run_dir).metrics()
+    deadline = time.monotonic() + 20
+    while len(rows := history(log)) < len(records) and time.monotonic() < deadline:
+        time.sleep(0.1)  # another process writes the file, and may still do so when wandb says that it is done
     assert [row["_step"] for row in rows[: len(records)]] == list(range(len(records)))
     for row, record in zip(rows, records, strict=False):
         stage = record["stage"]
