@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import struct
-import time
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
