@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -307,9 +308,10 @@ def _continuous(config: ArrayConfig, table: Table) -> Tensor:
 def _discrete(config: ArrayConfig, table: Table, levels: int) -> Tensor:
     """Level k, the value low + k (high - low) / (levels - 1), becomes -1 + 2 k / (levels - 1); float32."""
     low, high = _ends(config, levels)
-    if not low < high:
+    if not 0.0 < (high - low) / 2 < math.inf:
         raise DataError(
-            f"{table.path}: low {low:g} must be below high {high:g}, the value of the last of {levels} levels"
+            f"{table.path}: low {low:g} must be below high {high:g}, the value of the last of {levels} levels; "
+            "both, and what lies between them, must be numbers of double precision"
         )
     if table.values.dtype == np.uint8 and (low, high, levels) == (0.0, 255.0, 256):
         return from_bytes(torch.tensor(table.values))

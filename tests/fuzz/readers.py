@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import struct
@@ -31,6 +32,7 @@ from smoothgen.masks import read_mask, unknown_mask
 from smoothgen.report.record import read_run
 from smoothgen.run_directory import RunDirectory
 from smoothgen.smoothed_model import SmoothedConfig
+from smoothgen.tables import CsvFormat, read_named
 from smoothgen.trainer import trainer_of
 from smoothgen_datasets.array import ArrayConfig
 from smoothgen_datasets.cifar10 import LOSSY, RECORD, TEST, TRAIN, CIFAR10Config
@@ -313,6 +315,10 @@ def read_arrays(path: Path, rng: random.Random) -> None:
         values |= {"key": rng.choice(("x", "t2", "", "x.npy"))}
     if path.suffix == ".csv":
         values |= {"delimiter": rng.choice((*",,,,;;\t", *'\n"\0x')), "header": rng.choice((None, None, True, False))}
+        if rng.random() < 0.3:
+            form = CsvFormat(values["delimiter"], values["header"], math.nan)
+            read_named(path, None, rng.choice(((), ("a",), ("b", "a"), ("ä", "x"))), form)
+            return
     values |= {"standardize": rng.random() < 0.7, "stream": rng.choice(("auto", "always", "never"))}
     sound(ArrayConfig.model_validate(values).build())
 
