@@ -190,7 +190,7 @@ class ExperimentConfig(StrictModel):
     evaluate: EvaluationConfig = EvaluationConfig()
     device: DeviceConfig = DeviceConfig()
     loggers: tuple[AnyLogger, ...] = ()
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
 
     def model(self) -> SmoothedConfig:
         """The part that becomes the smoothed model."""
