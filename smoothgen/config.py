@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -229,6 +230,10 @@ def _document(source: str | Path | dict[str, Any] | ExperimentConfig) -> tuple[d
         return source.model_dump(mode="json"), source.name
     if isinstance(source, dict):
         return source, "configuration"
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(
+            f"expected a recipe's name, the path of a YAML file, a dict or an ExperimentConfig, got {source!r:.80}"
+        )
     known = recipes()
     path = known.get(str(source), Path(source))
     if not is_regular(path):
