@@ -39,12 +39,20 @@ def compare(
 
     Finished runs are read (or only measured again), interrupted ones resumed. Leaves comparison.json, comparison.md and
     comparison.png; errors are standard errors over the seeds, nan for one.
-    Raises what `fit` raises, and ConfigError for repeated seeds or runs of another configuration.
+    Raises what `fit` raises, and ConfigError, before anything is trained, for repeated seeds, seeds that a
+    configuration cannot hold, and runs of another configuration or measured otherwise.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds must be different numbers, at least one, got {', '.join(map(str, seeds)) or 'none'}")
     config, directory = load_config(source, overrides), Path(directory)
-    runs = [_run(config, seed, directory / f"seed-{seed}", measure_again, progress) for seed in seeds]
+    paths = {directory / f"seed-{seed}": load_config(config, [f"seed={seed}"]) for seed in seeds}
+    kept = [] if measure_again else [path for path in paths if (path / EVALUATION).exists()]
+    for path in kept:
+        _check_kept(paths[path], RunDirectory(path))
+    for path, of_seed in paths.items():
+        if path not in kept:
+            fit(of_seed, path, resume=RunDirectory(path).exists, progress=progress)
+    runs = [RunDirectory(path) for path in paths]
     result = {
         "name": config.name,
         "seeds": list(seeds),
@@ -58,14 +66,21 @@ def compare(
     return result
 
 
-def _run(config: ExperimentConfig, seed: int, path: Path, again: bool, progress: bool) -> RunDirectory:
-    run = RunDirectory(path)
-    of_seed = config.model_copy(update={"seed": seed})
-    if again or not (path / EVALUATION).exists():
-        fit(of_seed, path, resume=run.exists, progress=progress)
-    else:
-        check_same(resolved(of_seed, of_seed.data.build()), run)
-    return run
+def _check_kept(config: ExperimentConfig, run: RunDirectory) -> None:
+    """Raises ConfigError where a finished run is of another configuration, or has not the bounds that this one asks."""
+    check_same(resolved(config, config.data.build()), run)
+    known = run.evaluation()["likelihoods"]
+    wanted = {f"iw-{draws}" for draws in config.evaluate.importance_samples if draws > 1}
+    found = {name for name in known if name.startswith("iw-")}
+    if "elbo" in known and found != wanted:
+        raise ConfigError(
+            f"{run.path} was measured with evaluate.importance_samples = {_draws(found)}, not {_draws(wanted)}; "
+            "measure it again (compare --again, measure_again=True), or compare in a new directory"
+        )
+
+
+def _draws(names: set[str]) -> list[int]:
+    return sorted(int(name.removeprefix("iw-")) for name in names)
 
 
 def _training_seconds(run: RunDirectory) -> dict[str, float]:
@@ -87,9 +102,9 @@ def _models(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     models: dict[str, Any] = {}
     for name in names:
         found: dict[str, Any] = {}
-        for label, key in _likelihoods_of(name, evaluations[0]):
+        for label, key in _likelihoods_of(name, evaluations):
             values = [each["likelihoods"][key] for each in evaluations]
-            unit = "bits_per_dim" if "bits_per_dim" in values[0] else "nats"
+            unit = "bits_per_dim" if all("bits_per_dim" in value for value in values) else "nats"
             found[label] = _over_seeds(value[unit] for value in values) | {"unit": unit}
         for part in SAMPLES:
             sets = [_sets(each, part)[name] for each in evaluations if name in _sets(each, part)]
@@ -105,17 +120,21 @@ def _sets(evaluation: dict[str, Any], part: str) -> dict[str, Any]:
     return evaluation.get(part, {}).get("sets", {})
 
 
-def _likelihoods_of(name: str, evaluation: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """(column, key) of the likelihoods that belong to a kind of sample."""
-    known = evaluation["likelihoods"]
+def _likelihoods_of(name: str, evaluations: list[dict[str, Any]]) -> Iterable[tuple[str, str]]:
+    """(column, key) of the likelihoods that belong to a kind of sample, and that all have."""
+    first, *others = (each["likelihoods"] for each in evaluations)
+    known = [key for key in first if all(key in other for other in others)]
     if LIKELIHOODS.get(name) in known:
         yield "likelihood", LIKELIHOODS[name]
     if name == "two-step":
         yield from ((key, key) for key in known if key.startswith("iw-"))
 
 
-def _over_seeds(values: Iterable[float]) -> dict[str, Any]:
-    each = list(values)
+def _over_seeds(values: Iterable[float | None]) -> dict[str, Any]:
+    """The mean and its standard error; nan where one of them is not finite, which a file writes as null."""
+    each = [math.nan if value is None else value for value in values]
+    if not all(map(math.isfinite, each)):
+        return {"value": math.nan, "stderr": math.nan, "seeds": each}
     error = statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else math.nan
     return {"value": statistics.fmean(each), "stderr": error, "seeds": each}
 

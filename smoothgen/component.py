@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -19,8 +19,27 @@ def nearest(word: object, known: Iterable[str]) -> str:
     return "; did you mean " + " or ".join(f'"{name}"' for name in close) + "?" if close else ""
 
 
+def _is_number(annotation: Any) -> bool:
+    """Whether a field of that type holds a number, among other things perhaps, and never true or false."""
+    kinds = list(_kinds(annotation))
+    return (int in kinds or float in kinds) and bool not in kinds
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of; of a Literal, those of its values."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from map(type, parts)
+    elif parts:
+        for part in parts[:1] if origin is Annotated else parts:
+            yield from _kinds(part)
+    else:
+        yield annotation
+
+
 class StrictModel(BaseModel):
-    """Frozen; refuses unknown keys (naming the nearest known one), NaN and infinity; prints as it was written."""
+    """Frozen; refuses unknown keys (naming the nearest known one), NaN, infinity, and true or false for a number;
+    prints as it was written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
@@ -33,12 +52,17 @@ class StrictModel(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
+    def _refuse_unknown_keys_and_switches_for_numbers(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        errors = [
+            InitErrorDetails(type=PydanticCustomError("boolean", "must be a number"), loc=(key,), input=data[key])
+            for key, field in cls.model_fields.items()
+            if isinstance(data.get(key), bool) and _is_number(field.annotation)
+        ]
         known = list(cls.model_fields)
         unknown = [key for key in data if key not in cls.model_fields]
-        errors = [
+        errors += [
             InitErrorDetails(
                 type=PydanticCustomError(
                     "unknown_key",

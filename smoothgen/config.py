@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -190,7 +191,7 @@ class ExperimentConfig(StrictModel):
     evaluate: EvaluationConfig = EvaluationConfig()
     device: DeviceConfig = DeviceConfig()
     loggers: tuple[AnyLogger, ...] = ()
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] = 0
 
     def model(self) -> SmoothedConfig:
         """The part that becomes the smoothed model."""
@@ -229,6 +230,10 @@ def _document(source: str | Path | dict[str, Any] | ExperimentConfig) -> tuple[d
         return source.model_dump(mode="json"), source.name
     if isinstance(source, dict):
         return source, "configuration"
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(
+            f"expected a recipe's name, the path of a YAML file, a dict or an ExperimentConfig, got {source!r:.80}"
+        )
     known = recipes()
     path = known.get(str(source), Path(source))
     if not is_regular(path):

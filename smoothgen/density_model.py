@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from smoothgen.component import ComponentConfig
-from smoothgen.errors import NoClosedFormError, ShapeError
+from smoothgen.errors import ConfigError, NoClosedFormError, ShapeError
 from smoothgen.event import ContextSpec, EventSpec
 from smoothgen.likelihood import Measure
 from smoothgen.particles import Particles
@@ -62,12 +63,17 @@ class DensityModel(ReadableModule, ABC):
         """
         self._check(x, self.event_shape, "x")
         self._check_context(context, len(x))
+        if len(x) == 0:
+            return x.new_zeros(0, dtype=torch.promote_types(x.dtype, torch.float32))
         return self._log_prob(x, context, generator)
 
     @final
     def sample(self, num_samples: int, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """(num_samples, *event_shape); row i given context row i. Raises ShapeError."""
+        self._check_count(num_samples)
         self._check_context(context, num_samples)
+        if num_samples == 0:
+            return self._no_rows()
         with torch.no_grad():
             return self._sample(num_samples, context, generator)
 
@@ -103,6 +109,8 @@ class DensityModel(ReadableModule, ABC):
             )
         if particles is not None and particles.rows != len(x):
             raise ShapeError(f"{type(self).__name__}: x has {len(x)} rows for {particles.rows} particles")
+        if len(x) == 0:
+            return x.clone()
         with torch.no_grad():
             filled = torch.where(known, x, self.event.quantize(x.new_zeros(())))
             return self._complete(filled, known, context, particles, log_reference, generator)
@@ -130,7 +138,7 @@ class DensityModel(ReadableModule, ABC):
         self._check(x, self.event_shape, "x")
         self._check_context(context, len(x))
         self.check_score(kind)
-        if kind == "causal":
+        if kind == "causal" and len(x):
             return self._causal_score(x, context)
         size = max(1, self.rows_at_once // ROWS_WITH_GRADIENTS)
         parts = []
@@ -166,7 +174,9 @@ class DensityModel(ReadableModule, ABC):
             self._initialize(x, context)
 
     def check_score(self, kind: Score) -> None:
-        """Raises NoClosedFormError where `score(kind=kind)` does not exist."""
+        """Raises NoClosedFormError where `score(kind=kind)` does not exist; ConfigError for an unknown kind."""
+        if kind not in get_args(Score):
+            raise ConfigError(f'{type(self).__name__}: unknown score "{kind}"; choose "full" or "causal"')
         if self.measure == "discrete":
             raise NoClosedFormError(f"{type(self).__name__} gives probabilities of levels, which have no gradient")
         if kind == "full" and not self.exact:
@@ -245,6 +255,21 @@ class DensityModel(ReadableModule, ABC):
                 f"{type(self).__name__}: {name} is {value.dtype} on {value.device}, the model {mine.dtype} on "
                 f"{mine.device}; move one with .to()"
             )
+
+    def _check_count(self, num_samples: int) -> None:
+        try:
+            valid = operator.index(num_samples) >= 0 and not isinstance(num_samples, bool)
+        except TypeError:
+            valid = False
+        if not valid:
+            raise ShapeError(
+                f"{type(self).__name__}: num_samples must be a whole number, 0 or more, got {num_samples!r:.80}"
+            )
+
+    def _no_rows(self) -> Tensor:
+        """(0, *event_shape), of the model's dtype and on its device."""
+        mine = next((part for part in (*self.parameters(), *self.buffers()) if part.is_floating_point()), None)
+        return torch.empty(0, *self.event_shape) if mine is None else mine.new_empty(0, *self.event_shape)
 
     def _check_context(self, context: Tensor | None, batch: int) -> None:
         if self.context_shape is None and context is not None:

@@ -14,11 +14,10 @@ import torch
 import torch.distributed as dist
 from pydantic import PositiveInt
 from torch import Generator, Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from smoothgen.component import StrictModel
 from smoothgen.errors import ConfigError, DeviceError, DistributedError
-from smoothgen.launch import Launch, in_contact, leave_together
+from smoothgen.launch import Launch, in_contact, leave_together, meet
 from smoothgen.reduction import OrderedReduction, Reduction, ShardedReduction, gathered
 
 CPU = torch.device("cpu")
@@ -113,26 +112,28 @@ class DevicePolicy:
 
     @contextlib.contextmanager
     def processes(self) -> Iterator[None]:
-        """Joins the processes that torchrun started, for the duration."""
-        if self.world == 1 or dist.is_initialized():
+        """Joins the processes that torchrun started, for the duration; in the process group that there is, if any."""
+        if self.world == 1:
             yield
             return
         timeout = timedelta(seconds=self.config.timeout)
         with in_contact(self.launch, self.config.timeout):
-            store = next(rendezvous("env://", self.rank, self.world, timeout=timeout))[0]
-            self.store = store
-            dist.init_process_group(
-                store=store,
-                rank=self.rank,
-                world_size=self.world,
-                timeout=timeout,
-                device_id=self.device if self.type == "cuda" else None,
-            )
+            joined = dist.is_initialized()
+            self.store = meet(self.launch, timeout)
+            if not joined:
+                dist.init_process_group(
+                    store=self.store,
+                    rank=self.rank,
+                    world_size=self.world,
+                    timeout=timeout,
+                    device_id=self.device if self.type == "cuda" else None,
+                )
             try:
                 yield
-                leave_together(store, self.launch)
+                leave_together(self.store, self.launch)
             finally:
-                dist.destroy_process_group()
+                if not joined:
+                    dist.destroy_process_group()
 
     def barrier(self) -> None:
         """Waits for the other processes."""

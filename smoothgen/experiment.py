@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from smoothgen.apart import ApartTrainer, check_apart, check_continued
 from smoothgen.checkpoint import load_model, save_model
@@ -25,6 +26,7 @@ from smoothgen.event import ContextSpec
 from smoothgen.fingerprint import FREE
 from smoothgen.logger import build_loggers
 from smoothgen.model_card import write_card
+from smoothgen.noise_kernel import NoiseKernel, check_resolved
 from smoothgen.progress import Progress
 from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory, versions
@@ -67,13 +69,17 @@ def assemble(
     config: ExperimentConfig, source: DataSource
 ) -> tuple[ExperimentConfig, SmoothedModel, DensityModel | None]:
     """The configuration with its data-dependent values filled in, and the untrained modules it describes."""
-    config = resolved(config, source)
+    train = _sketch(source)
+    config = _resolved(config, train)
     context = ContextSpec(features=source.features) if source.features else None
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(config.seed, "build"))
             model = config.model().build(source.event, context)
             check(config, model)
+            for name, module in model.named_modules():
+                if isinstance(module, NoiseKernel):
+                    check_resolved(module, train, name)
             baseline = None
             if config.baseline is not None:
                 baseline = build_density(config.baseline, source.event.standard(), context)
@@ -84,7 +90,15 @@ def assemble(
 
 def resolved(config: ExperimentConfig, source: DataSource) -> ExperimentConfig:
     """The configuration with its data-dependent values filled in; what only training finds stays as it is."""
-    train = source.examples("train").sketch(SKETCH).x
+    return _resolved(config, _sketch(source))
+
+
+def _sketch(source: DataSource) -> Tensor:
+    """Examples from which values of a configuration come, and by which they are judged."""
+    return source.examples("train").sketch(SKETCH).x
+
+
+def _resolved(config: ExperimentConfig, train: Tensor) -> ExperimentConfig:
     smoothed = config.model().resolve(train)
     plain = None if config.baseline is None else config.baseline.resolve(train)
     parts = {"kernel": smoothed.kernel, "density": smoothed.density, "inverter": smoothed.inverter, "baseline": plain}

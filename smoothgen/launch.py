@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from smoothgen.errors import ConfigError, DistributedError
@@ -15,6 +18,8 @@ STARTED_BY = "torchrun sets it; start with: torchrun --nproc-per-node N -m smoot
 
 LEAVING = 30.0
 """Seconds that the main process, when it is done, waits for the others to notice."""
+
+_meetings = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,36 @@ def in_contact(launch: Launch, timeout: int) -> Iterator[None]:
             f"process {launch.rank} of {launch.world} lost contact with another, which died or did not answer within "
             f"device.timeout = {timeout} s; the first error above is the cause. Continue with --resume ({reason})"
         ) from error
+
+
+def meet(launch: Launch, timeout: timedelta) -> Any:
+    """A key-value store of this meeting of the processes, the n-th of their lives, with none of the keys of earlier
+    ones; in the store of the process group that there is, or where torchrun says.
+
+    Every process must meet as often as the others. Raises ConfigError where the group is not of these processes.
+    """
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
+    prefix = f"smoothgen/{next(_meetings)}"
+    if dist.is_initialized():
+        theirs = dist.get_world_size(), dist.get_rank()
+        if theirs != (launch.world, launch.rank):
+            raise ConfigError(
+                f"the process group that was there has {theirs[0]} processes and this is its number {theirs[1]}, but "
+                f"WORLD_SIZE is {launch.world} and RANK {launch.rank}; initialise it so, or leave it to smoothgen"
+            )
+        return PrefixStore(prefix, _get_default_store())
+    place = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+    return PrefixStore(prefix, _store(launch, *place, timeout))
+
+
+@functools.lru_cache(maxsize=1)
+def _store(launch: Launch, address: str, port: str, timeout: timedelta) -> Any:
+    """The store at the address, kept: it ends with the process that holds it, and not while another comes in."""
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(rendezvous("env://", launch.rank, launch.world, timeout=timeout))[0]
 
 
 def leave_together(store: Any, launch: Launch) -> None:

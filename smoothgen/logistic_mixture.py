@@ -134,7 +134,7 @@ def quantile(xp: Operations, logit_u: Any, logits: Any, loc: Any, log_scale: Any
         log_tail = log_tail - xp.log1p(xp.exp(log_tail))
         slope = xp.where(bottom[..., None], inverse, -inverse)
         points = loc[..., None] + xp.constant(GRID, loc) * scale[..., None]
-        points = points.reshape(*loc.shape[:-1], 1, -1)
+        points = points.reshape(*loc.shape[:-1], 1, loc.shape[-1] * len(GRID))
         tails = _sigmoid(xp, (points - loc[..., None]) * slope[..., None])
         tails = (weight[..., None, :] @ tails)[..., 0, :]
         over = (tails > xp.exp(log_tail)[..., None]) == bottom[..., None]

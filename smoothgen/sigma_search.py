@@ -16,7 +16,7 @@ from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, Interrupted, NonFiniteError
-from smoothgen.noise_kernel import median_sigma
+from smoothgen.noise_kernel import least_sigma, median_sigma
 from smoothgen.progress import Bar, Progress
 from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import RunDirectory
@@ -54,7 +54,8 @@ class SigmaSearch:
         self.progress = progress or Progress(enabled=False)
         settings = config.trainer.sigma_search
         self.steps = settings.steps or max(1, config.trainer.max_steps // 20)
-        self.median = median_sigma(data.examples("train").sketch(SKETCH).x)
+        train = data.examples("train").sketch(SKETCH).x
+        self.median, self.least = median_sigma(train), least_sigma(train).max().item()
         self.candidates = _log_spaced(self.median * settings.low, self.median * settings.high, settings.candidates)
 
     def checked(self) -> Parts:
@@ -62,6 +63,13 @@ class SigmaSearch:
 
         Raises ConfigError; DataError where there is no validation split.
         """
+        if self.candidates[0] < self.least:
+            low = self.config.trainer.sigma_search.low
+            raise ConfigError(
+                f"{self.config.name}: trainer.sigma_search.low: {low:.3g} times the median rule's {self.median:.3g} is "
+                "a sigma below what floating point can add to the data, where no bound holds; give "
+                f"{1.05 * self.least / self.median:.2g} or more"
+            )
         config, model, baseline = self.assemble(self.with_sigma(self.candidates[0]), self.data)
         if not model.inverter.has_density:
             raise ConfigError(

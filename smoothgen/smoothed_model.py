@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -96,6 +97,7 @@ class SmoothedModel(DensityModel):
 
         return_smoothed: also x_tilde, as a pair (x, x_tilde). The one widening of `DensityModel.sample`.
         """
+        self._check_count(num_samples)
         self._check_context(context, num_samples)
         with torch.no_grad():
             x_tilde = self.density.sample(num_samples, context, generator=generator)
@@ -361,6 +363,8 @@ class SmoothedModel(DensityModel):
         `revision`. Raises CheckpointError where files are missing, damaged, or of another kind of model;
         DependencyError without the extra `hub`.
         """
+        if not isinstance(directory, (str, os.PathLike)):
+            raise ConfigError(f"a model lies in a folder or at hf://owner/name; got {directory!r:.80}, not a path")
         place = Path(directory)
         if str(directory).startswith("hf://"):
             from smoothgen.hub import download

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from smoothgen.checkpoint import write_json
 from smoothgen.component import StrictModel
 from smoothgen.data_source import SplitName
+from smoothgen.errors import RunDirectoryError
 from smoothgen.event import EventSpec
 from smoothgen_datasets.array import ArrayConfig, Units
 from smoothgen_datasets.shards import Shards
@@ -50,7 +51,7 @@ def keep_units(config: ArrayConfig, parts: Mapping[SplitName, Shards], units: Un
         place = _place(config, parts)
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(place, kept.model_dump(mode="json"))
-    except OSError:
+    except (OSError, RunDirectoryError):
         return  # it is found again the next time
 
 

@@ -47,9 +47,22 @@ class Group:
         return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
 
 
-def start(count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False, last: tuple[str, ...] = ()) -> Group:
-    """`smoothgen ARGUMENTS` in `count` processes. last: more arguments for the last of them, without torchrun."""
-    command = [sys.executable, "-m", "smoothgen", *map(str, arguments)]
+SMOOTHGEN = ("-m", "smoothgen")
+
+
+def start(
+    count: int,
+    *arguments: str | Path,
+    cwd: Path,
+    torchrun: bool = False,
+    last: tuple[str, ...] = (),
+    program: tuple[str, ...] = SMOOTHGEN,
+) -> Group:
+    """`smoothgen ARGUMENTS`, or another Python program, in `count` processes.
+
+    last: more arguments for the last of them, without torchrun.
+    """
+    command = [sys.executable, *program, *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK")}
     environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
@@ -59,7 +72,7 @@ def start(count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False,
 
     if torchrun:
         launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        return Group([process([sys.executable, "-m", *launcher, "-m", "smoothgen", *map(str, arguments)])], True)
+        return Group([process([sys.executable, "-m", *launcher, *program, *map(str, arguments)])], True)
     if count == 1:
         return Group([process(command)])
     with socket.socket() as free:
@@ -71,9 +84,11 @@ def start(count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False,
     return Group(members)
 
 
-def run(count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False) -> Group:
+def run(
+    count: int, *arguments: str | Path, cwd: Path, torchrun: bool = False, program: tuple[str, ...] = SMOOTHGEN
+) -> Group:
     """The same, waited for. Fails where a process does."""
-    group = start(count, *arguments, cwd=cwd, torchrun=torchrun)
+    group = start(count, *arguments, cwd=cwd, torchrun=torchrun, program=program)
     codes = group.finish()
     assert codes == [0] * len(codes), group.errors
     return group

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 
@@ -81,3 +82,44 @@ def test_one_seed_has_no_error_and_says_so_with_nothing(folder):
     result = compare(EXPERIMENT, [3], path)
     assert math.isnan(result["models"]["two-step"]["likelihood"]["stderr"])
     assert "±" not in markdown(result).splitlines()[2]
+
+
+def _nothing_more(path):
+    return sorted(each.name for each in path.iterdir() if each.is_dir()) == ["seed-0", "seed-3"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "reason"),
+    [
+        ([0, -1], "seed: .*greater than or equal to 0"),
+        ([0, 2**64], "seed=1844.* has more than 64 bits"),
+    ],
+)
+def test_seeds_are_checked_before_anything_is_trained(folder, seeds, reason):
+    path, _ = folder
+    with pytest.raises(ConfigError, match=reason):
+        compare(EXPERIMENT, [5, *seeds], path)
+    assert _nothing_more(path)
+    with pytest.raises(ConfigError, match="seed: Input should be less than or equal to 18446744073709551615"):
+        load_config(EXPERIMENT | {"seed": 2**64})
+
+
+def test_runs_measured_otherwise_are_refused_before_anything_is_trained(folder):
+    path, _ = folder
+    with pytest.raises(ConfigError, match=r"seed-0 was .*importance_samples = \[2\], not \[4\]; .*--again"):
+        compare(load_config(EXPERIMENT, ["evaluate.importance_samples=[4]"]), [0, 1], path)
+    assert _nothing_more(path)
+
+
+def test_a_bound_that_is_not_finite_is_shown_as_that(folder, tmp_path):
+    path, result = folder
+    copy = tmp_path / "copy"
+    shutil.copytree(path, copy)
+    file = copy / "seed-3" / "evaluation.json"
+    measured = json.loads(file.read_text())
+    measured["likelihoods"]["elbo"] |= {"nats": None, "bits_per_dim": None}
+    file.write_text(json.dumps(measured))
+    found = compare(EXPERIMENT, [0, 3], copy)["models"]["two-step"]["likelihood"]
+    assert found["seeds"][0] == result["models"]["two-step"]["likelihood"]["seeds"][0]
+    assert math.isnan(found["value"]) and math.isnan(found["seeds"][1])
+    assert "| two-step | ≤ nan |" in (copy / "comparison.md").read_text()

@@ -33,6 +33,8 @@ SAME = TINY | {
     "evaluate": TINY["evaluate"] | {"metrics": ["elbo", "two-sample"], "max_examples": 200, "two_sample_points": 200},
     "device": TINY["device"] | {"reproducible": True},
 }  # fmt: skip
+FITS = ("first", "fails", "second", "third", "fourth", "fifth", "sixth")
+"""Of several_fits.py."""
 FILES = ("model.safetensors", "baseline/model.safetensors", "evaluation.json")
 
 
@@ -140,6 +142,21 @@ def test_another_configuration_in_one_process_is_refused_by_all(folder):
     assert group.finish(60) == [2, 2]
     assert group.errors.count("error: process 1 was started with another configuration or version than process 0") == 2
     assert not (folder / "other").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("torchrun", "group"), [(True, "new"), (False, "new"), (True, "own")])
+def test_fits_in_one_process_know_nothing_of_earlier_ones(tmp_path, torchrun, group):
+    program = (str(Path(__file__).parent / "several_fits.py"),)
+    several = run(2, group, cwd=tmp_path, torchrun=torchrun, program=program)
+    said = "".join(out for out, _ in several.output).splitlines()
+    assert {name: said.count(f"{name} is done") for name in FITS} == {name: 2 * (name != "fails") for name in FITS}
+    ended = sorted(line for line in said if "ended" in line)
+    assert ended[0] == "fails ended: made-up trouble"
+    assert ended[1].startswith("fails ended: stage inverter failed on other processes (made-up trouble)")
+    assert len(ended) == 2
+    assert sha256(tmp_path / "first/model.safetensors") == sha256(tmp_path / "second/model.safetensors")
+    assert sha256(tmp_path / "third/model.safetensors") == sha256(tmp_path / "fifth/model.safetensors")
 
 
 @pytest.mark.slow

@@ -159,3 +159,18 @@ def test_build_depends_on_the_seed_alone_and_leaves_the_callers_randomness_alone
     torch.manual_seed(2)
     second = smoothgen.build("digits").state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("source", [None, [1], 3])
+def test_what_describes_no_experiment_is_refused_in_one_line(source):
+    for function in (smoothgen.fit, smoothgen.build, smoothgen.load_config):
+        with pytest.raises(ConfigError, match="expected a recipe's name, the path of a YAML file, a dict or"):
+            function(source)
+    with pytest.raises(ConfigError, match="not a path"):
+        smoothgen.load(source)
+
+
+@pytest.mark.parametrize("key", ["kernel.sigma", "trainer.max_steps", "seed", "trainer.clip_norm", "device.threads"])
+def test_true_is_no_number(key):
+    with pytest.raises(ConfigError, match=f"{key}: must be a number, got True"):
+        load_config("rings", [f"{key}=true"])

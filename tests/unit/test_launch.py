@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from smoothgen.apart import groups
 from smoothgen.board import Board
 from smoothgen.device import DeviceConfig, DevicePolicy, _own_device
 from smoothgen.errors import ConfigError, DeviceError, DistributedError, Interrupted
-from smoothgen.launch import Launch, in_contact
+from smoothgen.launch import Launch, in_contact, meet
 from smoothgen.reduction import added, folded
 
 
@@ -54,6 +56,24 @@ def test_only_the_loss_of_others_is_called_that():
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
     with pytest.raises(RuntimeError, match=r"^size mismatch$"), in_contact(Launch(2, 1, 1), 5):
         raise RuntimeError("size mismatch")
+
+
+def test_a_meeting_sees_none_of_the_keys_of_earlier_ones(monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr("smoothgen.launch._store", lambda *_: store)
+    first, second = (meet(Launch(2, 0, 0), timedelta(seconds=5)) for _ in range(2))
+    first.set("smoothgen/finished", "")
+    assert first.check(["smoothgen/finished"])
+    assert not second.check(["smoothgen/finished"])
+
+
+def test_a_process_group_of_others_is_refused():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ConfigError, match="has 1 processes and this is its number 0, but WORLD_SIZE is 2"):
+            meet(Launch(2, 0, 0), timedelta(seconds=5))
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_gradients_are_added_from_the_left():

@@ -269,6 +269,13 @@ def test_results_that_cannot_be_kept_are_found_again(tmp_path, monkeypatch):
     assert len(build(shards(tmp_path / "a")).examples("train")) == 48
 
 
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "kept").mkdir()  # a folder where the file should be
+    monkeypatch.setattr(kept_units, "_place", lambda *_: tmp_path / "kept")
+    monkeypatch.setattr(kept_units, "KEEP_FROM", 1)
+    assert len(build(shards(tmp_path / "a")).examples("train")) == 48
+
+
 def test_a_split_beyond_memory_is_refused(tmp_path, monkeypatch):
     source = build(shards(tmp_path / "a"))
     monkeypatch.setattr("smoothgen_datasets.memory.memory", lambda: 100)
