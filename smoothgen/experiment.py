@@ -26,8 +26,9 @@ from smoothgen.event import ContextSpec
 from smoothgen.fingerprint import FREE
 from smoothgen.logger import build_loggers
 from smoothgen.model_card import write_card
-from smoothgen.noise_kernel import NoiseKernel, check_resolved
+from smoothgen.noise_kernel import NoiseKernel
 from smoothgen.progress import Progress
+from smoothgen.rounding import check_resolved
 from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import EXPERIMENT, RunDirectory, versions
 from smoothgen.sigma_search import SigmaSearch, with_found_sigma

@@ -16,8 +16,9 @@ from smoothgen.data_source import DataSource, Split
 from smoothgen.density_model import DensityModel
 from smoothgen.device import DevicePolicy
 from smoothgen.errors import ConfigError, Interrupted, NonFiniteError
-from smoothgen.noise_kernel import least_sigma, median_sigma
+from smoothgen.noise_kernel import median_sigma
 from smoothgen.progress import Bar, Progress
+from smoothgen.rounding import least_sigma
 from smoothgen.row_order import SKETCH
 from smoothgen.run_directory import RunDirectory
 from smoothgen.smoothed_model import SmoothedModel

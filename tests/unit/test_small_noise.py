@@ -11,7 +11,7 @@ import torch
 import smoothgen
 from smoothgen.errors import ConfigError
 from smoothgen.event import EventSpec
-from smoothgen.noise_kernel import check_resolved, least_sigma
+from smoothgen.rounding import check_resolved, least_sigma
 from smoothgen_kernels.gaussian import GaussianConfig
 from smoothgen_kernels.laplace import LaplaceConfig
 from smoothgen_kernels.uniform import UniformConfig
