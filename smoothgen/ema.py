@@ -23,10 +23,20 @@ class ExponentialMovingAverage:
         self.average = [tensor.detach().clone() for tensor in self.live]
 
     @torch.no_grad()
-    def update(self, updates: int) -> None:
-        """Folds in the current weights, after the update numbered `updates` (from 0)."""
+    def update(self, updates: int, left_out: Tensor | None = None) -> None:
+        """Folds in the current weights, after the update numbered `updates` (from 0).
+
+        left_out: bool (), on the device, where an update may have been none; the average then stays bit for bit.
+        """
         decay = min(self.decay, (1.0 + updates) / (10.0 + updates))
-        torch._foreach_lerp_(self.average, [tensor.detach() for tensor in self.live], 1.0 - decay)
+        live = [tensor.detach() for tensor in self.live]
+        if left_out is None:
+            torch._foreach_lerp_(self.average, live, 1.0 - decay)
+            return
+        moved = list(torch._foreach_lerp(self.average, live, 1.0 - decay))
+        torch._foreach_mul_(self.average, left_out.to(moved[0].dtype))
+        torch._foreach_mul_(moved, (~left_out).to(moved[0].dtype))
+        torch._foreach_add_(self.average, moved)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,33 @@ def remembered(norm: Tensor, bad: Tensor, mean_log_norm: Tensor, seen: Tensor) -
     keep = bad | ~value.isfinite()
     mean = torch.where(keep, mean_log_norm, mean_log_norm + weight * (value - mean_log_norm))
     return mean, seen + (~keep).to(seen.dtype)
+
+
+@dataclass
+class UnreadSteps:
+    """On an accelerator: the steps since the host last read what became of them; reading each would cost waiting."""
+
+    steps: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    failures: Any = 0
+    """How many of them were bad: a tensor while in use."""
+
+    def add(self, step: int, loss_and_norm: Tensor, bad: Tensor, allowed: int) -> Tensor:
+        """Whether a step must leave no trace, bool (): a bad one, and any after more than `allowed` bad ones.
+
+        So the state stays that before the bad step which ends the training, or sends it back, until the host reads.
+        """
+        self.steps.append((step, loss_and_norm.detach(), bad))
+        self.failures = self.failures + bad
+        return bad | (self.failures > allowed)
+
+    def read(self) -> list[tuple[int, float, float]]:
+        """The bad ones in order, each with its loss and gradient norm; none is unread then. Waits for the device."""
+        steps, failures = self.steps, self.failures
+        self.steps, self.failures = [], 0
+        if not int(failures):
+            return []
+        bad = torch.stack([each for _, _, each in steps]).tolist()
+        return [(step, *pair.tolist()) for (step, pair, _), it in zip(steps, bad, strict=True) if it]
 
 
 def batch_report(shares: Iterable[tuple[Split, Tensor | None]]) -> str:

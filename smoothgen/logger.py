@@ -27,12 +27,13 @@ class Logger(ABC):
     """Follows one run. Only the main process has loggers; every call comes from the thread that trains.
 
     metrics.jsonl is the truth, a logger its copy. A run that resumes goes back to its checkpoint, and what it logs from
-    there comes again: `start` says which records stand, and `index` is a record's place among all of them.
+    there comes again: `start` says which records stand, and `index` is a record's place among all of them. So does a
+    stage that a bad step sends back (`on_bad_step: rollback`), with other losses: `finish`, then `start` once more.
     """
 
     @abstractmethod
     def start(self, config: dict[str, Any], run_dir: Path, records: Sequence[Record]) -> None:
-        """Begins, or continues after a resume.
+        """Begins, or continues after a resume or a rollback.
 
         config: the resolved configuration as plain values. records: those that stand, empty for a new run. What the log
         holds beyond them, of a process that was killed, has to go, and what it lacks of them has to be added: `log` is
@@ -50,7 +51,7 @@ class Logger(ABC):
         """A PNG that the run left: "samples", "neighbours"."""
 
     def finish(self, status: Status) -> None:  # noqa: B027  (a logger may leave it out)
-        """The last call: flush and close."""
+        """Flush and close. The last call, but where a rollback takes records back: then `start` follows."""
 
 
 class LoggerConfig(ComponentConfig):
@@ -100,6 +101,12 @@ class Loggers:
         """Passes a picture on, if it is there."""
         if path.is_file():
             self._each("picture", lambda logger: logger.picture(name, path))
+
+    def take_back(self) -> None:
+        """Closes those that have started; they start anew, with the records that stand, before the next one."""
+        if self.started:
+            self._each("finish", lambda logger: logger.finish("interrupted"))
+            self.started = False
 
     def finish(self, status: Status) -> None:
         """Closes those that have started."""

@@ -112,9 +112,10 @@ class RunDirectory:
     def log(self, record: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl, and passes it to the loggers."""
         self._start_loggers()
+        record = finite(record)
         try:
             with (self.path / METRICS).open("a") as file:
-                file.write(json.dumps(finite(record)) + "\n")
+                file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"cannot write {self.path / METRICS}: {error.strerror}") from error
         self.records += 1
@@ -147,7 +148,9 @@ class RunDirectory:
             self.loggers.finish(status)
 
     def rewind(self, records: int) -> None:
-        """Drops the metrics logged after the checkpoint that training resumes from."""
+        """Drops the metrics logged after the checkpoint that training goes back to, from the loggers too."""
+        if records < self.records:
+            self.loggers.take_back()
         path = self.path / METRICS
         if path.is_file():
             with _readable(path), open_regular(path) as file:

@@ -106,24 +106,22 @@ class Trainer:
             clock, clock_step = time.monotonic(), position.step
             while position.step < settings.max_steps and not position.out_of_patience(settings.patience):
                 try:
-                    norm = self._step(stage, training)
+                    norm = self._advance(stage, training)
                 except DataError:  # a batch that can be read no longer; the weights before it are whole
-                    if self.policy.world == 1:
+                    if self.policy.world > 1:
+                        raise
+                    if not self._went_back(stage, training):
                         self._save(index, training)
-                    raise
+                        raise
+                    norm = None
                 if norm is None:  # the stage went back to its checkpoint
                     position = training.position
                     clock, clock_step = time.monotonic(), position.step
                     continue
-                position.step += 1
                 ended = position.step == settings.max_steps
                 if position.step % self.config.log_every == 0 or ended:
                     rate = (position.step - clock_step) / max(time.monotonic() - clock, 1e-9)
                     clock, clock_step = time.monotonic(), position.step
-                    if self._went_back(stage, training):
-                        position = training.position
-                        clock_step = position.step
-                        continue
                     mean = self._log(stage, position, {"gradient_norm": float(norm), "steps_per_second": rate})
                     best = f", best validation {position.best_loss:.4f}" if position.best_step else ""
                     bar.update(position.step, f"loss {mean:.4f}{best} nats{self._elsewhere(stage, position.step)}")
@@ -131,8 +129,9 @@ class Trainer:
                     self._validate(stage, training)
                     clock, clock_step = time.monotonic(), position.step
                 if self.stop.due(position.step):
-                    self._save(index, training)
-                    raise self.stop.error(f"step {position.step} of stage {stage.name}")
+                    if not self._went_back(stage, training):
+                        self._save(index, training)
+                    raise self.stop.error(f"step {training.position.step} of stage {stage.name}")
                 if position.step % self.config.checkpoint_every == 0:
                     self._save(index, training)
         self._finish(stage, training)
@@ -172,14 +171,30 @@ class Trainer:
         factor = self.config.rollback_factor**position.rollbacks
         return stage.settings.learning_rate * schedule(stage.settings, step) * factor
 
+    def _advance(self, stage: Stage, training: Training) -> float | Tensor | None:
+        """`_step`, after which the position is one further and no bad step is unread where something is due."""
+        norm = self._step(stage, training)
+        if norm is None:
+            return None
+        training.position.step += 1
+        config, step = self.config, training.position.step
+        due = any(step % every == 0 for every in (config.log_every, config.validate_every, config.checkpoint_every))
+        if (due or step == stage.settings.max_steps) and self._went_back(stage, training):
+            return None
+        return norm
+
+    def _set_rate(self, stage: Stage, training: Training) -> None:
+        """Gives the optimizer the learning rate of the step at hand."""
+        for group in training.optimizer.param_groups:
+            group["lr"] = self._rate(stage, training.position, training.position.step)
+
     def _step(self, stage: Stage, training: Training) -> float | Tensor | None:
         """One update. Returns the gradient's norm; None where the stage went back to its last checkpoint.
 
         A bad step changes no weight.
         """
         settings, position, step = stage.settings, training.position, training.position.step
-        for group in training.optimizer.param_groups:
-            group["lr"] = self._rate(stage, position, step)
+        self._set_rate(stage, training)
         if not training.objective.training:
             training.objective.train()
         reduction, losses = training.reduction, []
@@ -194,21 +209,22 @@ class Trainer:
         total = reduction.finish(losses)
         norm = _clip(training.parameters, settings.clip_norm, self.policy)
         loss_and_norm = torch.stack([total.to(norm.dtype), norm])
-        bad = self._is_bad(position, loss_and_norm)
-        if self.policy.synchronous:
-            if bad:
+        left_out = self._left_out(training, loss_and_norm)
+        if isinstance(left_out, bool):
+            if left_out:
                 return self._answer(stage, training, step, *loss_and_norm.tolist())
             loss, norm = loss_and_norm.tolist()
             position.loss_count += 1
         else:
-            self._skip_if_bad(training, torch.as_tensor(bad), step)
-            loss, norm = torch.where(torch.as_tensor(bad), 0.0, loss_and_norm[0]), loss_and_norm[1]
-            position.loss_count = position.loss_count + ~torch.as_tensor(bad)
+            optimizer: Any = training.optimizer  # a fused one, which skips a step on the device itself
+            optimizer.grad_scale, optimizer.found_inf = None, left_out.float()
+            loss, norm = torch.where(left_out, 0.0, loss_and_norm[0].double()), loss_and_norm[1]
+            position.loss_count = position.loss_count + ~left_out
         training.optimizer.step()
         for parameter in training.parameters:
             parameter.grad = None
         if settings.ema_decay:
-            training.average.update(step)
+            training.average.update(step, left_out if isinstance(left_out, Tensor) else None)
         position.loss_sum = position.loss_sum + loss
         return norm
 
@@ -226,40 +242,32 @@ class Trainer:
         seed_everything(self.seed, stage.name, step, micro, *again)
         return batch.x, batch.context
 
-    def _is_bad(self, position: Position, loss_and_norm: Tensor) -> bool | Tensor:
-        """Whether a step is bad in any process; a tensor where waiting for it would cost, or norms are watched."""
-        factor = self.config.spike_factor
+    def _left_out(self, training: Training, loss_and_norm: Tensor) -> bool | Tensor:
+        """Whether a step is bad in any process, so that it changes nothing.
+
+        Where waiting for that would cost, a tensor; it is also set after a bad step that ends the training or sends it
+        back, see `UnreadSteps`.
+        """
+        factor, position = self.config.spike_factor, training.position
         if self.policy.synchronous and not factor:
             return self.policy.any(not all(map(math.isfinite, loss_and_norm.tolist())))
         mean, seen = (loss_and_norm.new_tensor(0.0) + v for v in (position.mean_log_norm, position.norms_seen))
-        bad = self.policy.agreed(bad_step(loss_and_norm, mean, seen, factor))
+        left_out = self.policy.agreed(bad_step(loss_and_norm, mean, seen, factor))
+        if not self.policy.synchronous:
+            allowed = self.config.bad_steps - position.skipped if self.config.on_bad_step == "skip" else 0
+            left_out = training.unread.add(position.step, loss_and_norm, left_out, allowed)
         if factor:
-            position.mean_log_norm, position.norms_seen = remembered(loss_and_norm[1], bad, mean, seen)
-        return bad
-
-    def _skip_if_bad(self, training: Training, bad: Tensor, step: int) -> None:
-        """Lets the fused optimizer skip a bad step on the device itself, without waiting for it."""
-        if training.failed_at is None:
-            training.failed_at = torch.full((), -1, device=bad.device)
-        training.failed_at = torch.where(bad & (training.failed_at < 0), step, training.failed_at)
-        if self.config.on_bad_step == "skip":
-            training.position.skipped = training.position.skipped + bad
-        optimizer: Any = training.optimizer
-        optimizer.grad_scale, optimizer.found_inf = None, bad.float()
+            position.mean_log_norm, position.norms_seen = remembered(loss_and_norm[1], left_out, mean, seen)
+        return bool(left_out) if self.policy.synchronous else left_out
 
     def _went_back(self, stage: Stage, training: Training) -> bool:
-        """On an accelerator: answers the bad steps since the last line of the log. Whether the stage went back."""
-        if training.failed_at is None or int(training.failed_at) < 0:
-            return False
-        step, training.failed_at = int(training.failed_at), None
-        if self.config.on_bad_step == "skip":
-            training.position.skipped = int(training.position.skipped) - 1  # the answer counts it
-        return self._answer(stage, training, step, math.nan, math.nan) is None
+        """Answers the bad steps that are unread, on an accelerator. Whether the stage went back to its checkpoint."""
+        return any(self._answer(stage, training, *bad) is None for bad in training.unread.read())
 
     def _answer(self, stage: Stage, training: Training, step: int, loss: float, norm: float) -> float | None:
         """What the configuration says to a bad step: raise NonFiniteError, leave it out, or go back (None)."""
         position, action = training.position, self.config.on_bad_step
-        done = position.rollbacks if action == "rollback" else int(position.skipped)
+        done = position.rollbacks if action == "rollback" else position.skipped
         if action == "stop" or done >= self.config.bad_steps:
             self._diagnose(stage, training, step, loss, norm)
         what = f"{stage.name} step {step}: loss {loss:g}, gradient norm {norm:g}; {self._batch(stage, step)}"
@@ -291,6 +299,8 @@ class Trainer:
 
     def _diagnose(self, stage: Stage, training: Training, step: int, loss: float, norm: float) -> NoReturn:
         """Saves the last good state and raises NonFiniteError naming the batch and the first bad module."""
+        training.position.step = step  # on an accelerator further steps may have been tried, which changed nothing
+        self._set_rate(stage, training)
         bad = bad_gradient(training.objective)
         culprit = None
         if self.policy.world == 1:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from smoothgen.checkpoint_metadata import check_optimizer, check_weights
 from smoothgen.device import DevicePolicy
 from smoothgen.ema import ExponentialMovingAverage
+from smoothgen.guards import UnreadSteps
 from smoothgen.objectives import Objective
 from smoothgen.reduction import Reduction
 from smoothgen.sharding import full_optimizer_state, full_state, load_full_optimizer_state, load_full_state
@@ -28,8 +29,8 @@ class Position:
     loss_sum: Any = 0.0
     """Sum of the losses since the last log line: a tensor while it is on an accelerator."""
     loss_count: Any = 0
-    skipped: Any = 0
-    """Bad steps left out so far; a tensor while it is on an accelerator."""
+    skipped: int = 0
+    """Bad steps left out so far."""
     rollbacks: int = 0
     """How often the stage went back to its last checkpoint."""
     mean_log_norm: Any = 0.0
@@ -53,8 +54,8 @@ class Training:
     reduction: Reduction
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
-    failed_at: Tensor | None = None
-    """On an accelerator: the first step that was not finite, or -1; read when something is logged."""
+    unread: UnreadSteps = field(default_factory=UnreadSteps)
+    """On an accelerator: read before anything is logged, measured or saved, so that no state depends on it."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All of the state: whole tensors, by "section/name", and plain values. Every process takes part."""

@@ -21,9 +21,9 @@ FOLDER, EVENTS = "tensorboard", "events.out.tfevents.*"
 class TensorBoardLogger(Logger):
     """Scalars "STAGE/NAME" over the stage's own steps, "test/..." for what was measured, pictures, the configuration.
 
-    After a resume the event files are written anew from the records that stand. TensorBoard's own way, `purge_step`,
-    knows one step for all tags, but every stage counts its own; and a killed process takes what it had not yet
-    flushed with it, which metrics.jsonl still has.
+    After a resume or a rollback the event files are written anew from the records that stand. TensorBoard's own way,
+    `purge_step`, knows one step for all tags, but every stage counts its own; and a killed process takes what it had
+    not yet flushed with it, which metrics.jsonl still has.
     """
 
     def __init__(self, library: ModuleType, flush_seconds: int) -> None:

@@ -24,7 +24,8 @@ class WandbLogger(Logger):
 
     wandb's own step is the place of a record in metrics.jsonl. A resumed run keeps its identity. Offline, its file is
     written anew from the records that stand. Online, a server keeps what it has: a resumed run logs the very same
-    losses again (training is a pure function of the seed), so records up to the server's step are left out.
+    losses again (training is a pure function of the seed), so records up to the server's step are left out. A stage
+    that went back to its checkpoint logs other ones, which a server would refuse: the records are sent as a new run.
 
     Nothing of the machine, the environment, the code or the terminal is recorded, so that no secret can be.
     """
@@ -37,8 +38,8 @@ class WandbLogger(Logger):
     def start(self, config: dict[str, Any], run_dir: Path, records: Sequence[Record]) -> None:
         folder = run_dir / FOLDER
         folder.mkdir(exist_ok=True)
-        identity = _identity(folder)
         offline = self.config.mode == "offline"
+        identity = _identity(folder, anew=self.run is not None and not offline)
         if offline:
             for old in folder.glob(f"offline-run-*-{identity}"):
                 shutil.rmtree(old)
@@ -103,10 +104,10 @@ class WandbConfig(LoggerConfig):
         return WandbLogger(library, self)
 
 
-def _identity(folder: Path) -> str:
+def _identity(folder: Path, anew: bool = False) -> str:
     """The run's identity at wandb: kept in the run, so that a resumed one continues it."""
     path = folder / IDENTITY
-    if path.is_file():
+    if path.is_file() and not anew:
         try:
             return re.fullmatch(r"[0-9a-z]{1,64}", read_json(path)["id"]).group()  # type: ignore[union-attr]
         except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,17 @@ from command_line import TINY, until_done
 from safetensors.torch import load_file
 
 import smoothgen
+from smoothgen.checkpoint import read_tensors
 from smoothgen.data_source import Split
 from smoothgen.device import DevicePolicy
-from smoothgen.errors import NonFiniteError
-from smoothgen.guards import WATCHED, bad_step, batch_report, remembered
+from smoothgen.ema import ExponentialMovingAverage
+from smoothgen.errors import DataError, Interrupted, NonFiniteError
+from smoothgen.guards import WATCHED, UnreadSteps, bad_step, batch_report, remembered
 from smoothgen.run_directory import RunDirectory
 from smoothgen.trainer import Trainer
 from smoothgen.training_data import TrainingData
+
+RUNS = ("waiting", "not waiting")
 
 
 def tiny(**trainer):
@@ -184,20 +190,147 @@ def test_the_running_mean_of_log_norms_by_hand():
     assert bad_step(torch.tensor([float("nan"), 1.0]), zero, zero, 0.0)
 
 
-def test_the_accelerators_way_of_skipping_gives_the_same_weights(tmp_path, monkeypatch):
-    """Without waiting for the device the fused optimizer leaves a bad step out itself; here on the CPU."""
-    spoil(monkeypatch, {13, 20})
-    smoothgen.fit(tiny(on_bad_step="skip", ema_decay=0.0), tmp_path / "waiting")
+class Killed(Exception):
+    pass
+
+
+def kill() -> None:
+    raise Killed
+
+
+def spoil_passes(monkeypatch, passes):
+    """Examples of these steps of the density, each before so many rollbacks, hold a value that is not finite."""
+    original = Trainer._micro_batch
+
+    def micro_batch(self, stage, step, k, rollbacks=0):
+        x, context = original(self, stage, step, k, rollbacks)
+        if stage.name == "density" and (step, rollbacks) in passes:
+            x = x.clone()
+            x[3, 1] = float("nan")
+        return x, context
+
+    monkeypatch.setattr(Trainer, "_micro_batch", micro_batch)
+
+
+def interrupt(monkeypatch, at):
+    """At each of these steps of the density, once, something happens before it. Returns the steps still to come."""
+    original, to_come = Trainer._step, dict(at)
+
+    def step(self, stage, training):
+        if stage.name == "density":
+            to_come.pop(training.position.step, lambda: None)()
+        return original(self, stage, training)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    return to_come
+
+
+def ended(config, run: Path) -> str:
+    """Trains to the end, resuming after every interruption. What a bad step ended it with, or nothing."""
+    for resume in (False, True, True):
+        try:
+            smoothgen.fit(config, run, resume=resume)
+        except (Killed, Interrupted):
+            continue
+        except NonFiniteError as error:
+            return str(error)
+        break
+    return ""
+
+
+ANSWERS = pytest.mark.parametrize(
+    ("passes", "trainer"),
+    [
+        ({(13, 0)}, {"on_bad_step": "stop"}),
+        ({(18, 0), (19, 0)}, {"on_bad_step": "stop", "spike_factor": 20.0}),
+        ({(13, 0), (18, 0), (19, 0), (25, 0)}, {"on_bad_step": "skip"}),
+        ({(13, 0), (18, 0), (19, 0)}, {"on_bad_step": "skip", "bad_steps": 1, "spike_factor": 20.0}),
+        ({(13, 0), (18, 1), (19, 1)}, {"on_bad_step": "rollback", "spike_factor": 20.0}),
+        ({(13, 0), (18, 1)}, {"on_bad_step": "rollback", "bad_steps": 1}),
+    ],
+    ids=["stop", "stop-later", "skip", "skip-too-many", "rollback", "rollback-too-many"],
+)
+"""Log lines are due after steps 10, 20, ..., checkpoints after 7, 14, 21, ...: bad steps lie in between."""
+
+
+@ANSWERS
+@pytest.mark.parametrize("cut", ["whole", "killed", "stopped"])
+def test_the_accelerators_way_leaves_the_bits_of_waiting_for_each_step(tmp_path, monkeypatch, passes, trainer, cut):
+    """It reads no step before something is due, and the fused optimizer leaves bad ones out; here on the CPU."""
+    config = tiny(ema_decay=0.99, **trainer)
+    spoil_passes(monkeypatch, passes)
+    error = ended(config, tmp_path / "waiting")
     monkeypatch.setattr(DevicePolicy, "synchronous", property(lambda self: False))
-    smoothgen.fit(tiny(on_bad_step="skip", ema_decay=0.0), tmp_path / "not waiting")
-    first, second = weights(tmp_path / "waiting"), weights(tmp_path / "not waiting")
-    for name in first:
-        assert torch.allclose(first[name], second[name], atol=1e-6), name
-    logged = [record for record in records(tmp_path / "not waiting") if "bad_step" in record]
-    assert [record["step"] for record in logged] == [13, 20]
+    happens = {
+        "whole": {},
+        "killed": {16: kill, 20: kill},
+        "stopped": {19: lambda: signal.raise_signal(signal.SIGTERM)},
+    }[cut]
+    to_come = interrupt(monkeypatch, happens)
+    assert ended(config, tmp_path / "not waiting") == error
+    assert bool(error) == (trainer["on_bad_step"] == "stop" or "bad_steps" in trainer)
+    assert error or not to_come
+    first, second = (read_tensors(tmp_path / run / "checkpoint.safetensors", "checkpoint") for run in RUNS)
+    assert first[1] == second[1]
+    assert first[0].keys() == second[0].keys()
+    assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
+    assert repr(records(tmp_path / "waiting")) == repr(records(tmp_path / "not waiting"))
+    if error:
+        assert f"step {first[1]['position']['step']}: loss nan" in error
+        with pytest.raises(NonFiniteError, match=re.escape(error)):
+            smoothgen.fit(config, tmp_path / "not waiting", resume=True)
+    else:
+        assert same(*(tmp_path / run for run in RUNS))
+
+
+@pytest.mark.parametrize("action", ["stop", "skip", "rollback"])
+def test_the_accelerators_way_answers_a_bad_step_before_a_batch_that_cannot_be_read(tmp_path, monkeypatch, action):
+    spoil_passes(monkeypatch, {(15, 0)})
+
+    original = Trainer._step
+
+    def step(self, stage, training):
+        if (stage.name, training.position.step) == ("density", 17):
+            raise DataError("the file is gone")
+        return original(self, stage, training)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    saved = []
+    for run, synchronous in zip(RUNS, (True, False), strict=True):
+        monkeypatch.setattr(DevicePolicy, "synchronous", property(lambda self, now=synchronous: now))
+        with pytest.raises(NonFiniteError if action == "stop" else DataError):
+            smoothgen.fit(tiny(on_bad_step=action, ema_decay=0.99), tmp_path / run)
+        saved.append(read_tensors(tmp_path / run / "checkpoint.safetensors", "checkpoint"))
+    (first, values), (second, others) = saved
+    assert values == others
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_report_counts_examples_over_micro_batches():
     good, bad = Split(torch.zeros(4, 2)), Split(torch.zeros(4, 2), torch.tensor([[0.0], [0.0], [float("nan")], [0.0]]))
     assert "the first in example 6 of the step" in batch_report([(good, None), (bad, None)])
     assert batch_report([(good, torch.arange(4))]) == "the batch's own 4 examples are finite (training rows 0, 1, 2, 3)"
+
+
+def test_steps_that_the_host_has_not_read_leave_no_trace_after_one_too_many():
+    fine, bad = torch.tensor(False), torch.tensor(True)
+    unread = UnreadSteps()
+    assert unread.read() == []
+    steps = [unread.add(step, torch.tensor([float(step), 2.0]), flag, 1) for step, flag in enumerate([bad, fine, bad])]
+    steps.append(unread.add(3, torch.tensor([3.0, 2.0]), fine, 1))
+    assert [bool(step) for step in steps] == [True, False, True, True]
+    assert unread.read() == [(0, 0.0, 2.0), (2, 2.0, 2.0)]
+    assert unread.read() == []
+    assert not unread.add(4, torch.tensor([4.0, 2.0]), fine, 0)
+
+
+def test_the_average_stays_where_a_step_is_left_out_and_moves_as_ever_elsewhere():
+    weights = [torch.randn(3, 4), torch.randn(5)]
+    one, other = ExponentialMovingAverage(weights, 0.9), ExponentialMovingAverage(weights, 0.9)
+    for step, left_out in enumerate([False, True, False, False, True]):
+        for tensor in weights:
+            tensor += torch.randn_like(tensor)
+        if not left_out:
+            one.update(step)
+        other.update(step, torch.tensor(left_out))
+    assert all(torch.equal(*pair) for pair in zip(one.average, other.average, strict=True))

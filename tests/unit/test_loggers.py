@@ -18,9 +18,12 @@ from smoothgen.errors import ConfigError, DependencyError, Interrupted
 from smoothgen.logger import Logger, LoggerConfig, LoggerWarning, numbers
 from smoothgen.registry import INTERFACES, installed
 from smoothgen.run_directory import RunDirectory
+from smoothgen.trainer import Trainer
 from smoothgen_loggers import wandb as wandb_plugin
 
 EVENTS: list[tuple[Any, ...]] = []
+HEADER = 7
+"""Bytes before the first record of a wandb file."""
 TINY = {
     "name": "tiny",
     "data": {"type": "rings", "train_size": 200, "validation_size": 50, "test_size": 60},
@@ -119,6 +122,37 @@ def test_a_resumed_run_says_which_records_stand_and_goes_on_from_there(tmp_path)
     assert [event[1] for event in EVENTS if event[0] == "log"] == list(range(len(standing), len(records)))
 
 
+def rolled_back(monkeypatch, run_dir: Path, *loggers: Any) -> list[tuple[int, dict[str, Any]]]:
+    """Trains a run whose density goes back from step 9 to its checkpoint at 6. What the records were, by index."""
+    step = Trainer._step
+
+    def diverging(self: Trainer, stage: Any, training: Any) -> Any:
+        position = training.position
+        if (stage.name, position.step, position.rollbacks) == ("density", 9, 0):
+            training.parameters[0].data.fill_(float("nan"))
+        return step(self, stage, training)
+
+    monkeypatch.setattr(Trainer, "_step", diverging)
+    trainer = TINY["trainer"] | {"on_bad_step": "rollback", "checkpoint_every": 6}  # type: ignore[operator]
+    smoothgen.fit(config(*loggers, trainer=trainer), run_dir)
+    records = RunDirectory(run_dir).metrics()
+    (bad,) = [index for index, record in enumerate(records) if "bad_step" in record]
+    assert [record["step"] for record in records[bad - 1 : bad + 2]] == [6, 9, 8]
+    return list(enumerate(records))
+
+
+def test_a_rollback_takes_its_records_back_from_the_loggers(tmp_path, monkeypatch):
+    records = rolled_back(monkeypatch, tmp_path / "run", "recorder")
+    starts = [index for index, event in enumerate(EVENTS) if event[0] == "start"]
+    assert len(starts) == 2
+    assert EVENTS[starts[1] - 1] == ("finish", "interrupted")
+    standing = EVENTS[starts[1]][3]
+    assert standing == [record for _, record in records[: len(standing)]]
+    after = [event[1:] for event in EVENTS[starts[1] :] if event[0] == "log"]
+    assert after == records[len(standing) :]
+    assert EVENTS[-1] == ("finish", "finished")
+
+
 @pytest.mark.parametrize("where", ["start", "log", "measure", "picture", "finish"])
 def test_a_logger_that_fails_is_dropped_with_one_warning_and_the_run_goes_on(tmp_path, where):
     with pytest.warns(LoggerWarning, match=f'logger "recorder" failed in {where} .* the service is down') as caught:
@@ -195,7 +229,7 @@ def expected(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
     for record in RunDirectory(run_dir).metrics():
         for name, value in record.items():
-            if name not in ("stage", "step"):
+            if name not in ("stage", "step") and isinstance(value, int | float):
                 found.setdefault(f"{record['stage']}/{name}", []).append(
                     (record["step"], pytest.approx(value, rel=1e-6))
                 )
@@ -216,6 +250,13 @@ def test_tensorboard_holds_every_record_once_also_after_a_resume(tmp_path):
     evaluation = json.loads((run_dir / "evaluation.json").read_text())
     elbo = evaluation["likelihoods"]["elbo"]["nats"]
     assert test["test/likelihoods/elbo/nats"] == [(0, pytest.approx(elbo, rel=1e-6))]
+
+
+def test_tensorboard_holds_every_record_once_also_after_a_rollback(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    rolled_back(monkeypatch, tmp_path / "run", "tensorboard")
+    found = {tag: values for tag, values in scalars(tmp_path / "run").items() if not tag.startswith("test/")}
+    assert found == expected(tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -247,8 +288,25 @@ def test_wandb_offline_holds_every_record_once_and_no_secret(tmp_path, monkeypat
             assert b"another-secret-5f3a" not in content, file
 
 
+@pytest.mark.slow
+def test_wandb_offline_holds_every_record_once_also_after_a_rollback(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    records = rolled_back(monkeypatch, tmp_path / "run", "wandb")
+    (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    rows = history(log)
+    assert [row["_step"] for row in rows[: len(records)]] == list(range(len(records)))
+    for row, (_, record) in zip(rows, records, strict=False):
+        assert {name: row[f"{record['stage']}/{name}"] for name in ("step", "loss") if name in record} == {
+            name: pytest.approx(record[name]) for name in ("step", "loss") if name in record
+        }
+
+
 def history(log: Path) -> list[dict[str, Any]]:
-    """The rows of a wandb file."""
+    """The rows of a wandb file, which wandb may still be writing for a moment after the run has ended."""
+    sizes = [log.stat().st_size, -1]
+    while sizes[-1] != sizes[-2] or (sizes[-1] <= HEADER and len(sizes) < 50):
+        time.sleep(0.2)
+        sizes.append(log.stat().st_size)
     protocol = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     rows = []
     for data in messages(log.read_bytes()):
@@ -261,8 +319,8 @@ def history(log: Path) -> list[dict[str, Any]]:
 
 
 def messages(content: bytes) -> Iterator[bytes]:
-    """The records of LevelDB's log format, in blocks of 32 kB, after wandb's header of 7 bytes."""
-    position, parts = 7, []
+    """The records of LevelDB's log format, in blocks of 32 kB, after wandb's header."""
+    position, parts = HEADER, []
     while position + 7 <= len(content):
         if 32768 - position % 32768 < 7:
             position += 32768 - position % 32768
@@ -293,6 +351,8 @@ class FakeRun:
 
     def define_metric(self, *_: Any, **__: Any) -> None: ...
 
+    def finish(self, exit_code: int) -> None: ...
+
 
 def test_wandb_online_leaves_out_what_the_server_has(tmp_path):
     class Library:
@@ -309,3 +369,26 @@ def test_wandb_online_leaves_out_what_the_server_has(tmp_path):
     for index in range(5, 10):
         logger.log(index, {"stage": "density", "step": index, "loss": 1.0})
     assert run.rows == [7, 8, 9]
+
+
+def test_wandb_online_sends_a_new_run_after_a_rollback(tmp_path):
+    runs: list[tuple[str, FakeRun]] = []
+
+    class Library:
+        Settings = dict
+
+        @staticmethod
+        def init(**arguments: Any) -> FakeRun:
+            runs.append((arguments["id"], FakeRun(step=0)))
+            return runs[-1][1]
+
+    logger = wandb_plugin.WandbLogger(Library, wandb_plugin.WandbConfig(mode="online"))  # type: ignore[arg-type]
+    records = [{"stage": "density", "step": step, "loss": 1.0} for step in range(5)]
+    logger.start({}, tmp_path, records)
+    logger.finish("interrupted")
+    logger.start({}, tmp_path, records[:3])
+    logger.log(3, records[3])
+    (first, old), (second, new) = runs
+    assert (old.rows, new.rows) == ([0, 1, 2, 3, 4], [0, 1, 2, 3])
+    assert first != second
+    assert json.loads((tmp_path / "wandb" / wandb_plugin.IDENTITY).read_text())["id"] == second
