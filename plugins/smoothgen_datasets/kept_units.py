@@ -20,7 +20,7 @@ from smoothgen_datasets.shards import Shards
 
 KEEP_FROM = 2**26
 """Bytes of files from which on a pass takes so long that its result is kept."""
-FORMAT = 1
+FORMAT = 2
 """To be raised when the same files would give another result."""
 
 
