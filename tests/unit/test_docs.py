@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from page_commands import PageShell, commands, short
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -83,25 +86,59 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-PAGES_WITH_CODE = [page for page in PAGES if blocks(page, "python")]
+OF_THEIR_OWN = {f"how-to/{name}.md" for name in ("backbone", "data-source", "feature-network", "inverter", "kernel")}
+"""Pages whose commands make and install a package: tests/end_to_end/test_howto.py runs them to the letter."""
+
+PAGES_WITH_CODE = [page for page in PAGES if blocks(page, "python") or blocks(page, "bash")]
+
+
+def own_table() -> None:
+    """The file and the configuration that docs/tutorials/own-data.md begins with."""
+    page = DOCS / "tutorials" / "own-data.md"
+    for title, code in titled(page):
+        Path(title).write_text(code)
+    exec(blocks(page, "python")[0][1], {})
+
+
+def own_run() -> None:
+    if not Path("mine.yaml").exists():
+        own_table()
+    smoothgen.fit("mine.yaml", "runs/mine", overrides=short("mine.yaml", []))
+
+
+def images() -> None:
+    np.save("images.npy", smoothgen.load_config("digits").data.build().split("test").x[:2].numpy())
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=names(PAGES_WITH_CODE))
 @pytest.mark.usefixtures("_fresh_registry")
-def test_python_blocks_run(
+def test_code_blocks_run(
     page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [(line, code) for line, code, run in blocks(page, "python") if run]
+    languages = ("python",) if str(page.relative_to(DOCS)) in OF_THEIR_OWN else ("python", "bash")
+    runs = sorted((line, code, kind) for kind in languages for line, code, run in blocks(page, kind) if run)
     monkeypatch.chdir(tmp_path)
-    if any("runs/digits" in code for _, code in runs):
-        (tmp_path / "runs").mkdir()
+    (tmp_path / "runs").mkdir()
+
+    def digits() -> None:
         (tmp_path / "runs" / "digits").symlink_to(request.getfixturevalue("digits_run"))
+
+    wanted = {"runs/digits": digits, "mine.yaml": own_table, "runs/mine": own_run, "images.npy": images}
+    for name in ("runs/rings", "runs/rings-2"):
+        wanted[name] = functools.partial(smoothgen.fit, "rings", name, overrides=short("rings", []))
+    shell = PageShell(wanted)
+    if page.name != "digits.md" and any("runs/digits" in code for _, code, kind in runs if kind == "python"):
+        digits()
     for title, code in titled(page):
-        (tmp_path / title).write_text(code)
+        (tmp_path / title).write_text(code.replace("steps: 1000", "steps: 5"))
     module = ModuleType(f"docs_{page.stem.replace('-', '_')}")  # pydantic and pluggy look their names up in a module
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with torch.random.fork_rng(devices=[]):
-        for line, code in runs:
+        for line, code, kind in runs:
+            if kind == "bash":
+                for command in commands(code):
+                    shell.run(command)
+                continue
             source = "\n" * (line - 1) + code  # so that a traceback shows the page's own line
             exec(compile(source, str(page), "exec"), vars(module))
 
