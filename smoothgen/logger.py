@@ -104,15 +104,17 @@ class Loggers:
 
     def take_back(self) -> None:
         """Closes those that have started; they start anew, with the records that stand, before the next one."""
-        if self.started:
-            self._each("finish", lambda logger: logger.finish("interrupted"))
-            self.started = False
+        self._close("interrupted")
 
     def finish(self, status: Status) -> None:
-        """Closes those that have started."""
+        """Closes those that have started, for good."""
+        self._close(status)
+        self.active.clear()
+
+    def _close(self, status: Status) -> None:
         if self.started:
             self._each("finish", lambda logger: logger.finish(status))
-        self.active.clear()
+        self.started = False
 
     def _each(self, what: str, call: Callable[[Logger], None]) -> None:
         for tag, logger in list(self.active.items()):

@@ -29,18 +29,6 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "examples" not in page.relative_to(DOCS).parts)
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[a-z]*)[^\n]*\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S)
-SHORT = (
-    "trainer.max_steps=2",
-    "trainer.warmup_steps=1",
-    "density.hidden=[16]",
-    "inverter.density.hidden=[16]",
-    "baseline.hidden=[16]",
-    "evaluate.importance_samples=[2]",
-    "evaluate.max_examples=20",
-    "evaluate.importance_examples=10",
-    "evaluate.samples=4",
-)
-"""What makes a recipe short enough to stand in for the training that a tutorial asks for."""
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str, bool]]:
@@ -82,7 +70,7 @@ def _fresh_registry() -> Iterator[None]:
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that `smoothgen train digits` leaves, after two steps."""
     directory = tmp_path_factory.mktemp("docs") / "digits"
-    smoothgen.fit("digits", directory, overrides=SHORT)
+    smoothgen.fit("digits", directory, overrides=short("digits", []))
     return directory
 
 
